@@ -1,1 +1,26 @@
-//! arbiter
+//! The arbiter: who owns a region, and every change of it.
+//!
+//! [`machine`] and [`policy`] are pure: no clock, no IO, no chance. The thread around them runs the same in the sidecar,
+//! in the client's embedded mode and in tests; a transport only maps its messages onto [`Arbiter`]'s calls.
+//!
+//! **If the arbiter dies anywhere**, the region says what happened: before the gate's compare-and-swap generation g goes on (a
+//! frozen gate is thawed by whoever waits at it), after it generation g+1 is open. The next arbiter reads that, closes the
+//! record that was left running accordingly, and takes up every living instance's row as it is.
+
+mod handle;
+pub mod message;
+pub mod policy;
+pub mod reason;
+pub mod record;
+pub mod status;
+mod words;
+
+pub use handle::{Arbiter, FaultReport, VerifyReport};
+pub use message::{
+    FromInstance, Hello, Hook, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest,
+    Target, ToInstance, Watcher, Welcome,
+};
+pub use policy::{Policy, Vacancy};
+pub use reason::Reason;
+pub use record::{Cause, Figures, InstanceRef, Kind, Outcome, Phase, Record};
+pub use status::{HandoverEvent, InstanceStatus, RegionEvent, RegionStatus, Role, State};

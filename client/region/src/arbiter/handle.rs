@@ -1,0 +1,320 @@
+//! The handle that transports hold: every call is a message to the arbiter's thread, and returns at once.
+//!
+//! The queue is bounded: what does not fit is dropped together with its reply, which a transport sees as an arbiter that is
+//! gone. Dropping the last handle without [`Arbiter::shutdown`] is a crash of the arbiter: data planes go on, and the next
+//! arbiter recovers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::message::{
+    FromInstance, Hello, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchRequest, Watcher, Welcome,
+};
+use super::record::Record;
+use super::status::{InstanceStatus, RegionStatus};
+
+/// Messages that wait for the thread at most.
+const QUEUE_MAX: usize = 16 * 1024;
+
+/// What the thread is told.
+pub(crate) enum Command {
+    Attach {
+        hello: Hello,
+        pidfd: Option<OwnedFd>,
+        outbox: Box<dyn Outbox>,
+        reply: Reply<Result<Welcome, Refusal>>,
+    },
+    Message {
+        incarnation: u64,
+        message: FromInstance,
+    },
+    Disconnected {
+        incarnation: u64,
+    },
+    ProvedDead {
+        incarnation: u64,
+    },
+    Handover {
+        request: SwitchRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    },
+    Rollback {
+        request: RollbackRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    },
+    Abort {
+        number: Option<u64>,
+        note: String,
+        reply: Reply<Result<Record, Refusal>>,
+    },
+    Drain {
+        instance: String,
+        force: bool,
+        timeout: Option<Duration>,
+        reply: Reply<Result<InstanceStatus, Refusal>>,
+    },
+    WatchHandover {
+        number: u64,
+        observer: Observer,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    Watch {
+        after: Option<u64>,
+        watcher: Watcher,
+        reply: Reply<Result<(), Refusal>>,
+    },
+    Status {
+        reply: Reply<RegionStatus>,
+    },
+    History {
+        newest: usize,
+        before: Option<u64>,
+        reply: Reply<Vec<Record>>,
+    },
+    Record {
+        number: u64,
+        reply: Reply<Result<Record, Refusal>>,
+    },
+    Verify {
+        progress: Box<dyn FnMut(u64, u64) + Send>,
+        reply: Reply<Result<VerifyReport, Refusal>>,
+    },
+    Shutdown {
+        reply: Reply<()>,
+    },
+    /// The last handle is gone.
+    Vanish,
+}
+
+/// What [`Arbiter::verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Every fault, at most [`VerifyReport::FAULTS_MAX`] of them.
+    pub faults: Vec<FaultReport>,
+    /// How many there are.
+    pub fault_count: u64,
+    /// Bytes checked.
+    pub checked_bytes: u64,
+}
+
+impl VerifyReport {
+    /// Faults that are told one by one.
+    pub const FAULTS_MAX: usize = 100;
+}
+
+/// Bytes that are not as they should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultReport {
+    /// Which structure.
+    pub structure: String,
+    /// Where in the file.
+    pub offset_bytes: u64,
+    /// What should be there.
+    pub expected: String,
+    /// What is.
+    pub found: String,
+    /// The word.
+    pub reason: super::Reason,
+}
+
+/// What handles and thread share.
+pub(crate) struct Mailbox {
+    queue: Mutex<VecDeque<Command>>,
+    wake: EventFd,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> nix::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { queue: Mutex::new(VecDeque::new()), wake })
+    }
+    pub(crate) fn push(&self, command: Command) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() < QUEUE_MAX || matches!(command, Command::Vanish | Command::Shutdown { .. }) {
+            queue.push_back(command);
+        }
+        drop(queue);
+        // A full counter means that the thread is woken anyhow.
+        let _ = self.wake.write(1);
+    }
+    pub(crate) fn pop(&self) -> Option<Command> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+    pub(crate) fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+}
+
+struct Owner {
+    mailbox: Arc<Mailbox>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.mailbox.push(Command::Vanish);
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
+            // The thread looks at its mailbox between bounded pieces of work; its keeper is free once it has ended.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The one authority over a region's ownership, on its own thread. Clones are the same arbiter.
+#[derive(Clone)]
+pub struct Arbiter {
+    owner: Arc<Owner>,
+}
+
+impl fmt::Debug for Arbiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Arbiter")
+    }
+}
+
+impl Arbiter {
+    pub(crate) fn with(mailbox: Arc<Mailbox>, thread: JoinHandle<()>) -> Self {
+        Self { owner: Arc::new(Owner { mailbox, thread: Mutex::new(Some(thread)) }) }
+    }
+    fn send(&self, command: Command) {
+        self.owner.mailbox.push(command);
+    }
+
+    /// Attaches an instance, or takes it back by its resume token: same row and incarnation, a new outbox; its needs and
+    /// readiness are declared anew. `pidfd` proves its death; without one the region's lock is asked.
+    ///
+    /// # Errors
+    /// `CALLER_DENIED` for a wrong token or another uid, `INSTANCE_NOT_FOUND` for one that is gone (attach anew),
+    /// `INVALID_FIELD` for a version label, `TABLE_FULL`, `REGION_CORRUPT`, `SHUTTING_DOWN`.
+    pub fn attach(
+        &self,
+        hello: Hello,
+        pidfd: Option<OwnedFd>,
+        outbox: Box<dyn Outbox>,
+        reply: Reply<Result<Welcome, Refusal>>,
+    ) {
+        self.send(Command::Attach { hello, pidfd, outbox, reply });
+    }
+    /// Something that an instance said. Ignored if it is not attached any more.
+    pub fn message(&self, incarnation: u64, message: FromInstance) {
+        self.send(Command::Message { incarnation, message });
+    }
+    /// The stream is gone: the instance keeps row and role until its death is proved or it comes back.
+    pub fn disconnected(&self, incarnation: u64) {
+        self.send(Command::Disconnected { incarnation });
+    }
+    /// The caller knows that this instance is dead. For the embedded mode alone, where an instance is no process.
+    pub fn proved_dead(&self, incarnation: u64) {
+        self.send(Command::ProvedDead { incarnation });
+    }
+    /// Makes the target the owner. The reply comes when it is decided (`Ok` also for an aborted one: see the record's
+    /// outcome); the observer hears each change to the end of the drain.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: nothing began, nothing changed.
+    pub fn handover(
+        &self,
+        request: SwitchRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    ) {
+        self.send(Command::Handover { request, caller, observer, reply });
+    }
+    /// Undoes a handover by handing back to who owned before it. Answers as [`Arbiter::handover`].
+    ///
+    /// # Errors
+    /// A [`Refusal`]: nothing began, nothing changed.
+    pub fn rollback(
+        &self,
+        request: RollbackRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    ) {
+        self.send(Command::Rollback { request, caller, observer, reply });
+    }
+    /// Aborts the handover `number`, or the running one; the reply comes when it is decided.
+    ///
+    /// # Errors
+    /// `ALREADY_COMMITTED` if it came too late, `HANDOVER_NOT_FOUND`.
+    pub fn abort(&self, number: Option<u64>, note: String, reply: Reply<Result<Record, Refusal>>) {
+        self.send(Command::Abort { number, note, reply });
+    }
+    /// Asks an instance to drain and leave; the reply comes when it was asked.
+    ///
+    /// # Errors
+    /// `INSTANCE_NOT_FOUND`, `UNREACHABLE` without a stream, `OWNER_WOULD_VACATE` for an owner whom nobody would follow,
+    /// unless `force`.
+    pub fn drain(
+        &self,
+        instance: String,
+        force: bool,
+        timeout: Option<Duration>,
+        reply: Reply<Result<InstanceStatus, Refusal>>,
+    ) {
+        self.send(Command::Drain { instance, force, timeout, reply });
+    }
+    /// Follows a handover to the end of its drain; the first event is its record now.
+    ///
+    /// # Errors
+    /// `HANDOVER_NOT_FOUND`.
+    pub fn watch_handover(&self, number: u64, observer: Observer, reply: Reply<Result<(), Refusal>>) {
+        self.send(Command::WatchHandover { number, observer, reply });
+    }
+    /// Follows the region: without `after` the state now, then each change; else the changes after that sequence number.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` if that number is forgotten or was never given: start anew.
+    pub fn watch(&self, after: Option<u64>, watcher: Watcher, reply: Reply<Result<(), Refusal>>) {
+        self.send(Command::Watch { after, watcher, reply });
+    }
+    /// The region now.
+    pub fn status(&self, reply: Reply<RegionStatus>) {
+        self.send(Command::Status { reply });
+    }
+    /// At most `newest` records, newest first, of those numbered below `before`.
+    pub fn history(&self, newest: usize, before: Option<u64>, reply: Reply<Vec<Record>>) {
+        self.send(Command::History { newest, before, reply });
+    }
+    /// One record.
+    ///
+    /// # Errors
+    /// `HANDOVER_NOT_FOUND`.
+    pub fn record(&self, number: u64, reply: Reply<Result<Record, Refusal>>) {
+        self.send(Command::Record { number, reply });
+    }
+    /// Checks every checksum. Waits for a running handover to end first.
+    ///
+    /// # Errors
+    /// `HANDOVER_IN_PROGRESS`.
+    pub fn verify(&self, progress: Box<dyn FnMut(u64, u64) + Send>, reply: Reply<Result<VerifyReport, Refusal>>) {
+        self.send(Command::Verify { progress, reply });
+    }
+    /// Ends the thread in order: a running handover is aborted, requests are refused as `SHUTTING_DOWN`, data planes go on.
+    /// Returns when the keeper is free for the next arbiter.
+    pub fn shutdown(self) {
+        self.send(Command::Shutdown { reply: Box::new(|()| ()) });
+        let thread = self.owner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+    /// Runs one of the calls above and waits for its answer: `None` if the arbiter is gone, or after `timeout`.
+    pub fn ask<T: Send + 'static>(timeout: Duration, call: impl FnOnce(Reply<T>)) -> Option<T> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        call(Box::new(move |answer| drop(sender.try_send(answer))));
+        receiver.recv_timeout(timeout).ok()
+    }
+}
