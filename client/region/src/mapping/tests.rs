@@ -1,0 +1,147 @@
+use super::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+fn shm() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+fn spec(limit: u64) -> RegionSpec {
+    RegionSpec { instances_max: 8, lanes_max: 8, slots_max: 64, history_max: 16, ..RegionSpec::new("r", limit) }
+}
+
+#[test]
+fn a_created_region_opens_again_and_its_file_is_sparse_and_private() {
+    let dir = shm();
+    let made = Mapping::create_file(dir.path(), &spec(8 << 20)).unwrap();
+    let owned = made.segment(SegmentKind::Owned);
+    made.ensure(owned.offset + 5000, 8).unwrap();
+    made.word(owned.offset + 5000).unwrap().store(77, Ordering::Release);
+
+    let opened = Mapping::open_file(&dir.path().join("r"), false).unwrap();
+    assert_eq!((opened.uuid(), opened.identity(), opened.name()), (made.uuid(), made.identity(), "r"));
+    assert_eq!(opened.header(), made.header());
+    assert_eq!(opened.word(owned.offset + 5000).unwrap().load(Ordering::Acquire), 77);
+    assert_eq!(opened.used_bytes(), made.used_bytes());
+
+    let meta = std::fs::metadata(dir.path().join("r")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    assert!(meta.len() > 100 << 20, "virtual");
+    assert_eq!(meta.blocks() * 512, made.used_bytes(), "allocated is what is ready");
+    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["r"], "the draft has become the region");
+
+    let e = Mapping::create_file(dir.path(), &spec(8 << 20)).unwrap_err();
+    assert!(
+        matches!(&e, Error::Io { op: "name", source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists),
+        "{e}"
+    );
+}
+
+#[test]
+fn nothing_outside_ready_extents_is_handed_out() {
+    let m = Mapping::heap(&spec(4 << 20)).unwrap();
+    let owned = m.segment(SegmentKind::Owned);
+    let e = m.words(owned.offset, 1).unwrap_err();
+    assert!(matches!(e, Corrupt::OutOfBounds { what: "unallocated extent", .. }), "{e}");
+    m.ensure(owned.offset, EXTENT).unwrap();
+    m.words(owned.offset, EXTENT / 8).unwrap();
+    m.words(owned.offset, EXTENT / 8 + 1).unwrap_err();
+    for (offset, n) in [(4, 1), (u64::MAX - 7, 1), (0, u64::MAX), (0, 1 << 61), (m.header().virtual_len, 1)] {
+        let e = m.words(offset, n).unwrap_err();
+        assert!(matches!(e, Corrupt::OutOfBounds { .. }), "{offset} {n}: {e}");
+        m.ensure(offset.max(m.header().virtual_len), n).unwrap_err();
+    }
+    m.words(m.header().virtual_len, 0).unwrap();
+}
+
+#[test]
+fn an_owned_extent_comes_with_its_marks_and_crcs() {
+    let m = Mapping::heap(&spec(1 << 30)).unwrap();
+    let owned = m.segment(SegmentKind::Owned);
+    for offset in [0, 600 << 20, owned.len - 8] {
+        m.ensure(owned.offset + offset, 8).unwrap();
+        let first = offset / EXTENT * (EXTENT / PAGE);
+        for page in [first, first + EXTENT / PAGE - 1] {
+            m.words32(m.segment(SegmentKind::MarkSummary).offset + page / SUMMARY_PAGES * 4, 1).unwrap();
+            m.words32(m.segment(SegmentKind::Marks).offset + page * 4, 1).unwrap();
+            m.words(m.segment(SegmentKind::PageCrcs).offset + page * 8, 1).unwrap();
+        }
+    }
+}
+
+#[test]
+fn growth_stops_exactly_at_the_limit_whoever_grows() {
+    let m = Mapping::heap(&spec(4 << 20)).unwrap();
+    let arena = m.segment(SegmentKind::SharedArena);
+    std::thread::scope(|scope| {
+        for t in 0..4 {
+            let m = &m;
+            scope.spawn(move || {
+                for i in 0..arena.len / EXTENT {
+                    // Two threads each go for the same extents.
+                    let extent = if t % 2 == 0 { i } else { arena.len / EXTENT - 1 - i };
+                    let _ = m.ensure(arena.offset + extent * EXTENT, 8);
+                }
+            });
+        }
+    });
+    assert_eq!(m.used_bytes(), m.limit_bytes());
+    let e = m.ensure(m.segment(SegmentKind::Owned).offset, 8).unwrap_err();
+    let Error::Full(Full::Region { needed_bytes, free_bytes, limit_bytes }) = e else { panic!("{e}") };
+    assert_eq!((free_bytes, limit_bytes), (0, 4 << 20));
+    assert!(needed_bytes > 0);
+}
+
+#[test]
+fn a_read_only_mapping_grows_nothing() {
+    let dir = shm();
+    let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    let observer = Mapping::open_file(&dir.path().join("r"), true).unwrap();
+    assert!(observer.is_read_only() && observer.used_bytes() == made.used_bytes());
+    let e = observer.ensure(observer.segment(SegmentKind::Owned).offset, 8).unwrap_err();
+    assert_eq!(e.reason(), "CALLER_DENIED");
+}
+
+#[test]
+fn a_descriptor_of_another_region_is_refused() {
+    let dir = shm();
+    let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    let fd = || made.fd().unwrap().try_clone_to_owned().unwrap();
+    assert_eq!(Mapping::from_fd(fd(), Some(made.uuid())).unwrap().uuid(), made.uuid());
+    let e = Mapping::from_fd(fd(), Some([7; 16])).unwrap_err();
+    assert!(e.to_string().contains("found") && e.to_string().contains(&"07".repeat(16)), "{e}");
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let e = Mapping::from_fd(reader.into(), None).unwrap_err();
+    assert_eq!(e.reason(), "INVALID_FIELD");
+}
+
+#[test]
+fn a_full_file_system_is_an_error_with_figures() {
+    let dir = shm();
+    let mount = dir.path().join("small");
+    std::fs::create_dir(&mount).unwrap();
+    let mut command = std::process::Command::new("mount");
+    command.args(["-t", "tmpfs", "-o", "size=4m", "small"]).arg(&mount).stderr(std::process::Stdio::null());
+    if !command.status().is_ok_and(|status| status.success()) {
+        eprintln!("only root may mount: not shown here");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| fill(&mount));
+    std::process::Command::new("umount").arg("-l").arg(&mount).status().unwrap();
+    outcome.unwrap();
+}
+
+fn fill(dir: &Path) {
+    let m = Mapping::create_file(dir, &spec(64 << 20)).unwrap();
+    let arena = m.segment(SegmentKind::SharedArena);
+    let e = (0..arena.len / EXTENT).find_map(|i| m.ensure(arena.offset + i * EXTENT, 8).err()).unwrap();
+    let Error::Full(Full::Region { free_bytes, limit_bytes, .. }) = e else { panic!("{e}") };
+    assert!(free_bytes < EXTENT && limit_bytes == 64 << 20);
+    assert!(m.used_bytes() <= 4 << 20);
+    let before = m.granted().load(Ordering::Relaxed);
+    assert_eq!(before * EXTENT, m.used_bytes(), "a refused extent's grant came back");
+    let e = Mapping::create_file(dir, &RegionSpec { name: "second".into(), ..spec(64 << 20) }).unwrap_err();
+    assert_eq!(e.reason(), "REGION_FULL");
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "the draft is gone");
+}
