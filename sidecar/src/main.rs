@@ -1,1 +1,3 @@
+//! `heirloom`: the sidecar daemon and the command line.
+
 fn main() {}
