@@ -22,7 +22,8 @@ pub const HELP_BYTES_MAX: usize = 2048;
 pub const VERSION_BYTES_MAX: usize = 63;
 
 const METRIC_RULE: &str = "[a-zA-Z_:][a-zA-Z0-9_:]*, at most 255 bytes, not starting with __";
-const SUFFIX_RULE: &str = "the suffixes _bucket, _sum, _count and _created, and _total of all but counters, belong to samples";
+const SUFFIX_RULE: &str =
+    "the suffixes _bucket, _sum, _count and _created, and _total of all but counters, belong to samples";
 const LABEL_RULE: &str = "[a-zA-Z_][a-zA-Z0-9_]*, at most 255 bytes, not starting with __";
 const OBJECT_RULE: &str = "[a-zA-Z_][a-zA-Z0-9_.:/-]*, at most 255 bytes";
 const SERVICE_RULE: &str = "[a-z][a-z0-9-]{0,62}, or that with .replica, where replica is [a-z0-9][a-z0-9-]{0,62}";
@@ -113,7 +114,11 @@ pub fn unit(unit: &str, family: &str) -> Result<(), Misuse> {
     let ok = unit.is_empty()
         || (all(unit, |c| c.is_ascii_alphanumeric() || c == b'_')
             && family.strip_suffix(unit).is_some_and(|rest| rest.len() > 1 && rest.ends_with('_')));
-    if ok { Ok(()) } else { Err(refuse("unit", unit, "[a-zA-Z0-9_]*, and the metric's name (before _total) ends in _unit")) }
+    if ok {
+        Ok(())
+    } else {
+        Err(refuse("unit", unit, "[a-zA-Z0-9_]*, and the metric's name (before _total) ends in _unit"))
+    }
 }
 
 /// Checks the help text's length.
@@ -204,7 +209,9 @@ mod tests {
         assert_eq!(region("shop").unwrap(), RegionName { service: "shop", replica: None });
         assert_eq!(region("shop.0").unwrap(), RegionName { service: "shop", replica: Some("0") });
         let long = "a".repeat(64);
-        for bad in ["", "Shop", "0shop", "shop.", "shop.-a", "shop.A", "a.b.c", "sh op", "../etc", "shop/x", ".0", "-s", &long] {
+        for bad in
+            ["", "Shop", "0shop", "shop.", "shop.-a", "shop.A", "a.b.c", "sh op", "../etc", "shop/x", ".0", "-s", &long]
+        {
             assert!(matches!(region(bad), Err(Misuse::Name { what: "region name", .. })), "{bad}");
         }
         assert!(service("shop.0").is_err() && service("shop").is_ok());
