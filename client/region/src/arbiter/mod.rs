@@ -7,19 +7,24 @@
 //! frozen gate is thawed by whoever waits at it), after it generation g+1 is open. The next arbiter reads that, closes the
 //! record that was left running accordingly, and takes up every living instance's row as it is.
 
+mod assign;
 mod handle;
+pub mod machine;
 pub mod message;
+mod needs;
 pub mod policy;
 pub mod reason;
 pub mod record;
 pub mod status;
 mod words;
 
+pub use assign::{Assignment, Replica, assign};
 pub use handle::{Arbiter, FaultReport, VerifyReport};
 pub use message::{
     FromInstance, Hello, Hook, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest,
     Target, ToInstance, Watcher, Welcome,
 };
+pub use needs::{Present, verdict};
 pub use policy::{Policy, Vacancy};
 pub use reason::Reason;
 pub use record::{Cause, Figures, InstanceRef, Kind, Outcome, Phase, Record};

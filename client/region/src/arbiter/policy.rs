@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::message::{Refusal, Target};
+use super::reason::Reason;
+
 /// What to do after the owner's unplanned death.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Vacancy {
@@ -55,5 +58,229 @@ impl Default for Policy {
             quarantine_within: s(60),
             events_max: 256,
         }
+    }
+}
+
+/// Owners' deaths, in milliseconds of any one clock: whether the newest ones are too many too close together.
+pub fn crash_loop(deaths_ms: &[u64], policy: &Policy) -> bool {
+    let count = policy.quarantine_deaths as usize;
+    let Some(first) = deaths_ms.len().checked_sub(count).filter(|_| count > 0) else { return false };
+    let within = u64::try_from(policy.quarantine_within.as_millis()).unwrap_or(u64::MAX);
+    deaths_ms.last().is_some_and(|last| last.saturating_sub(deaths_ms[first]) <= within)
+}
+
+/// Whether another round would not shorten the freeze by much: what is left fits, and is little, or no longer halves.
+pub fn converged(before: Option<u64>, left: u64, fits: u64, rounds: u32) -> bool {
+    const LITTLE_PAGES: u64 = 32;
+    const ROUNDS_MAX: u32 = 12;
+    left <= fits && (left <= LITTLE_PAGES || rounds >= ROUNDS_MAX || before.is_some_and(|b| left > b / 2))
+}
+
+/// An attached instance, as a verdict sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// Never reused.
+    pub incarnation: u64,
+    /// Its name.
+    pub instance: String,
+    /// Label of its build.
+    pub version: String,
+    /// Has never owned.
+    pub fresh: bool,
+    /// Why it may not own now.
+    pub unfit: Option<(Reason, String)>,
+}
+
+/// The region, as a verdict sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Its name, for words.
+    pub region: String,
+    /// Open now.
+    pub generation: u64,
+    /// Who owns and lives.
+    pub owner: Option<u64>,
+    /// The switch under way.
+    pub running: Option<u64>,
+    /// Everyone attached that could own in principle, the owner among them.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What a request means now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The target owns.
+    Already,
+    /// This one can be made the owner.
+    Go(u64),
+    /// Not now, but waiting may help.
+    NotYet(Refusal),
+    /// No.
+    No(Refusal),
+}
+
+/// Judges a request to make `target` the owner: target state first, so that repeating a request is harmless; then the
+/// compare-and-swap on the generation; then whether a switch runs; then whether the target is fit.
+pub fn judge(view: &View, target: &Target, expected_generation: Option<u64>) -> Verdict {
+    let owner = view.candidates.iter().find(|c| Some(c.incarnation) == view.owner);
+    let already = match (owner, target) {
+        (Some(owner), Target::Instance(name)) => owner.instance == *name,
+        (Some(owner), Target::Version(version)) => owner.version == *version,
+        _ => false,
+    };
+    if already {
+        return Verdict::Already;
+    }
+    if let Some(expected) = expected_generation.filter(|&g| g != view.generation) {
+        let words = format!("{} is in generation {}, not {expected}", view.region, view.generation);
+        let refusal = Refusal::new(Reason::GenerationMismatch, words).compare(expected, view.generation);
+        return Verdict::No(refusal);
+    }
+    if let Some(running) = view.running {
+        let words = format!("handover {running} of {} is in progress", view.region);
+        return Verdict::No(Refusal::new(Reason::HandoverInProgress, words).about(running));
+    }
+    resolve(view, target)
+}
+
+/// Finds the one instance that `target` means and that may own now.
+pub fn resolve(view: &View, target: &Target) -> Verdict {
+    let others = || view.candidates.iter().filter(|c| Some(c.incarnation) != view.owner);
+    match target {
+        Target::Instance(name) => match others().find(|c| c.instance == *name) {
+            Some(candidate) => choose(&[candidate], Reason::InstanceNotFound, String::new()),
+            None => {
+                let words = format!("no instance {name} is attached to {}", view.region);
+                Verdict::No(Refusal::new(Reason::InstanceNotFound, words).compare(name, names(others())))
+            }
+        },
+        Target::Version(version) => {
+            let of_it: Vec<_> = others().filter(|c| c.version == *version).collect();
+            let words = format!("no instance of version {version} is attached to {}", view.region);
+            match choose(&of_it, Reason::InstanceNotFound, words) {
+                Verdict::NotYet(refusal) if of_it.is_empty() => {
+                    Verdict::NotYet(refusal.compare(version, names(view.candidates.iter())))
+                }
+                verdict => verdict,
+            }
+        }
+        Target::Any => {
+            // Whoever has owned is not meant by "the next one": a repeated request would hand back.
+            let fresh: Vec<_> = others().filter(|c| c.fresh).collect();
+            if fresh.is_empty() && view.owner.is_none() {
+                let any: Vec<_> = others().collect();
+                return choose(&any, Reason::NoStandby, format!("no instance is attached to {}", view.region));
+            }
+            choose(&fresh, Reason::NoStandby, format!("no standby is attached to {}", view.region))
+        }
+    }
+}
+
+fn choose(candidates: &[&Candidate], if_none: Reason, words: String) -> Verdict {
+    let fit: Vec<_> = candidates.iter().copied().filter(|c| c.unfit.is_none()).collect();
+    match (&fit[..], candidates) {
+        ([one], _) => Verdict::Go(one.incarnation),
+        ([], []) => Verdict::NotYet(Refusal::new(if_none, words)),
+        ([], [one]) => {
+            let (reason, why) = one.unfit.clone().unwrap_or_default();
+            Verdict::NotYet(Refusal::new(reason, format!("{} {}: {why}", one.version, one.instance)))
+        }
+        ([], several) => {
+            let words = format!("none of {} is ready to own", names(several.iter().copied()));
+            Verdict::NotYet(Refusal::new(Reason::TargetNotReady, words))
+        }
+        (several, _) => {
+            let names = names(several.iter().copied());
+            let words = format!("{} instances fit: {names}; name one", several.len());
+            Verdict::No(Refusal::new(Reason::TargetAmbiguous, words).compare("one instance", names))
+        }
+    }
+}
+
+fn names<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> String {
+    const NAMED_MAX: usize = 8;
+    let named: Vec<_> = candidates.map(|c| format!("{} {}", c.version, c.instance)).take(NAMED_MAX).collect();
+    if named.is_empty() { "none".into() } else { named.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(incarnation: u64, version: &str, fresh: bool, unfit: bool) -> Candidate {
+        let unfit = unfit.then(|| (Reason::TargetNotReady, "warming up".into()));
+        Candidate { incarnation, instance: format!("i-{incarnation}"), version: version.into(), fresh, unfit }
+    }
+    fn view(candidates: Vec<Candidate>) -> View {
+        View { region: "shop".into(), generation: 7, owner: Some(1), running: None, candidates }
+    }
+    fn refused(verdict: Verdict) -> Refusal {
+        match verdict {
+            Verdict::No(refusal) | Verdict::NotYet(refusal) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn target_state_comes_before_everything() {
+        let mut v = view(vec![candidate(1, "1", false, false), candidate(2, "2", true, false)]);
+        v.running = Some(9);
+        assert_eq!(judge(&v, &Target::Version("1".into()), Some(3)), Verdict::Already);
+        assert_eq!(judge(&v, &Target::Instance("i-1".into()), None), Verdict::Already);
+        let mismatch = refused(judge(&v, &Target::Version("2".into()), Some(3)));
+        assert_eq!(mismatch.reason, Reason::GenerationMismatch);
+        assert_eq!((mismatch.expected.as_deref(), mismatch.found.as_deref()), (Some("3"), Some("7")));
+        let busy = refused(judge(&v, &Target::Version("2".into()), Some(7)));
+        assert_eq!((busy.reason, busy.handover), (Reason::HandoverInProgress, Some(9)));
+        v.running = None;
+        assert_eq!(judge(&v, &Target::Version("2".into()), Some(7)), Verdict::Go(2));
+    }
+
+    #[test]
+    fn a_target_is_resolved_or_named() {
+        let v = view(vec![
+            candidate(1, "1", false, false),
+            candidate(2, "2", true, false),
+            candidate(3, "2", true, false),
+            candidate(4, "3", true, true),
+            candidate(5, "0", false, false),
+        ]);
+        let ambiguous = refused(judge(&v, &Target::Version("2".into()), None));
+        assert_eq!(ambiguous.reason, Reason::TargetAmbiguous);
+        assert!(ambiguous.message.contains("i-2") && ambiguous.message.contains("i-3"), "{ambiguous}");
+        assert_eq!(refused(judge(&v, &Target::Any, None)).reason, Reason::TargetAmbiguous);
+        let warming = judge(&v, &Target::Version("3".into()), None);
+        assert!(matches!(&warming, Verdict::NotYet(r) if r.reason == Reason::TargetNotReady), "{warming:?}");
+        assert!(matches!(judge(&v, &Target::Version("9".into()), None), Verdict::NotYet(_)));
+        assert!(matches!(judge(&v, &Target::Instance("i-9".into()), None), Verdict::No(_)));
+        assert_eq!(judge(&v, &Target::Version("0".into()), None), Verdict::Go(5));
+    }
+
+    #[test]
+    fn a_repeated_request_for_anyone_does_not_hand_back() {
+        let v = view(vec![candidate(1, "2", false, false), candidate(2, "1", false, false)]);
+        assert_eq!(refused(judge(&v, &Target::Any, None)).reason, Reason::NoStandby);
+        let vacant = View { owner: None, ..v };
+        assert_eq!(refused(judge(&vacant, &Target::Any, None)).reason, Reason::TargetAmbiguous);
+    }
+
+    #[test]
+    fn three_deaths_within_a_minute_are_a_loop() {
+        let policy = Policy::default();
+        assert!(!crash_loop(&[], &policy));
+        assert!(!crash_loop(&[0, 10_000], &policy));
+        assert!(crash_loop(&[0, 10_000, 60_000], &policy));
+        assert!(!crash_loop(&[0, 10_000, 60_001], &policy));
+        assert!(!crash_loop(&[0, 0, 0], &Policy { quarantine_deaths: 0, ..policy }));
+    }
+
+    #[test]
+    fn rounds_end_when_they_no_longer_help() {
+        assert!(converged(None, 10, 100, 1));
+        assert!(!converged(None, 5000, 100, 1));
+        assert!(!converged(Some(4000), 90, 100, 2));
+        assert!(converged(Some(100), 90, 100, 3));
+        assert!(!converged(Some(200), 190, 100, 3));
+        assert!(converged(Some(4000), 90, 100, 12));
     }
 }
