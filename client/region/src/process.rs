@@ -1,1 +1,117 @@
-//! process
+//! What one process holds of a region: the mapping, its seat, its proof of life.
+//!
+//! Invariants: a process registers with `membarrier` *before* it publishes that its slots rely on it; its liveness page stays
+//! mapped until the last handle is gone, so a lane or a slot is never leased again while some thread could still write to
+//! it; a forked child has no seat ([`Process::is_forked_child`]).
+
+use std::sync::Arc;
+
+use crate::error::{Error, Misuse};
+use crate::instances::{self, Row, flag};
+use crate::mapping::Mapping;
+use crate::os::liveness::LivenessPage;
+use crate::os::membarrier;
+use crate::sync::{AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+
+pub use crate::instances::Seat;
+
+/// Row of a process that has none.
+pub const NO_ROW: u32 = u32::MAX;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// One attached process; used as `Arc<Process>`.
+#[derive(Debug)]
+pub struct Process {
+    mapping: Arc<Mapping>,
+    seat: Seat,
+    id: u64,
+    asymmetric: bool,
+    _liveness: Option<LivenessPage>,
+}
+
+impl Process {
+    /// Takes the seat that the arbiter gave: proof of life first, then the barrier, then the slot mode.
+    ///
+    /// # Errors
+    /// `Misuse` for a seat that is not in the table or a missing liveness descriptor, `Io`, `Corrupt`.
+    pub fn attach(mapping: Arc<Mapping>, seat: Seat, liveness: Option<OwnedFd>) -> Result<Arc<Self>, Error> {
+        mapping.check_writable()?;
+        let row = instances::read(&mapping, seat.row)?;
+        if seat.incarnation == 0 || row.as_ref().is_none_or(|row| row.seat != seat) {
+            let taken = row.map_or(0, |row| row.seat.incarnation);
+            let found = format!("row {} holds {taken:#018x}, not {:#018x}", seat.row, seat.incarnation);
+            return Err(Misuse::Argument { what: "seat", found }.into());
+        }
+        if mapping.fd().is_some() && liveness.is_none() {
+            let found = "none, and without it this process is dead to the others".into();
+            return Err(Misuse::Argument { what: "liveness descriptor", found }.into());
+        }
+        let held = liveness.map(LivenessPage::hold).transpose()?;
+        let asymmetric = membarrier::register();
+        let mode = if asymmetric { flag::ASYMMETRIC } else { flag::SYMMETRIC };
+        // After the registration: a freezer that reads "asymmetric" may rely on its barrier reaching us.
+        Row::of(&mapping, seat.row)?.flags().fetch_or(mode, Ordering::SeqCst);
+        Ok(Arc::new(Self::new(mapping, seat, asymmetric, held)))
+    }
+
+    /// A process without a seat: it reads, and has neither slots nor lanes.
+    pub fn observer(mapping: Arc<Mapping>) -> Arc<Self> {
+        Arc::new(Self::new(mapping, Seat { row: NO_ROW, incarnation: 0 }, false, None))
+    }
+
+    fn new(mapping: Arc<Mapping>, seat: Seat, asymmetric: bool, liveness: Option<LivenessPage>) -> Self {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { mapping, seat, id, asymmetric, _liveness: liveness }
+    }
+
+    /// The region.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+    /// Its row of the instance table, [`NO_ROW`] for an observer.
+    pub fn row(&self) -> u32 {
+        self.seat.row
+    }
+    /// Never reused; 0 for an observer.
+    pub fn incarnation(&self) -> u64 {
+        self.seat.incarnation
+    }
+    /// Unique among all `Process` values of this process and of those that forked it: a key for thread-local caches.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+    /// Whether slots rely on the freezer's barrier (else they announce themselves).
+    pub fn is_asymmetric(&self) -> bool {
+        self.asymmetric
+    }
+    /// Whether the calling process is a fork of the one that attached.
+    pub fn is_forked_child(&self) -> bool {
+        self.mapping.is_forked_child()
+    }
+
+    /// Refuses what needs a seat of this very process.
+    pub(crate) fn check_seated(&self) -> Result<(), Error> {
+        if self.is_forked_child() {
+            return Err(Misuse::Forked.into());
+        }
+        if self.seat.row == NO_ROW {
+            return Err(Misuse::Argument { what: "process", found: "an observer, which writes nothing".into() }.into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // On a file the liveness page goes with us, and says the same.
+        if self.mapping.fd().is_none()
+            && !self.is_forked_child()
+            && let Ok(row) = Row::of(&self.mapping, self.seat.row)
+            && row.incarnation().load(Ordering::Acquire) == self.seat.incarnation
+        {
+            row.flags().fetch_or(flag::GONE, Ordering::Release);
+        }
+    }
+}
