@@ -32,8 +32,8 @@ pub const SLOT: u64 = 128;
 pub const LANE_ROW: u64 = 64;
 /// Virtual bytes of a lane: one `u64` word for each counter of the region.
 pub const LANE_STRIP: u64 = 8 * 1024 * 1024;
-/// Bytes of a history slot.
-pub const HISTORY_SLOT: u64 = 4096;
+/// Bytes of a history slot: two halves, written in turn.
+pub const HISTORY_SLOT: u64 = 8192;
 /// Virtual bytes of the shared directory's index levels.
 pub const SHARED_INDEX_BYTES: u64 = 256 * 1024 * 1024;
 /// Format major: another major is refused.
