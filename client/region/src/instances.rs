@@ -292,7 +292,7 @@ pub(crate) fn seat(mapping: &Mapping, new: &NewInstance) -> Result<(Seat, Option
 }
 
 /// Random, not 0, and with a name that no one in the table has.
-fn fresh_incarnation(mapping: &Mapping) -> Result<u64, Error> {
+pub(crate) fn fresh_incarnation(mapping: &Mapping) -> Result<u64, Error> {
     loop {
         let candidate = u64::from_le_bytes(os::random_bytes()?);
         let taken = rows(mapping).flatten().any(|row| row.seat.incarnation as u32 == candidate as u32);

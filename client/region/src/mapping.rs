@@ -45,6 +45,8 @@ pub struct Mapping {
     read_only: bool,
     fork: ForkToken,
     identity: (u64, u64),
+    /// On the heap: 1 while somebody arbitrates. On a file the kernel knows, by a lock.
+    heap_keeper: AtomicU64,
 }
 
 // SAFETY of sharing: `MmapRaw` is Send and Sync, and all access goes through atomics.
@@ -63,7 +65,8 @@ impl Mapping {
         };
         let segments = SegmentKind::ALL.map(|kind| header.segment(kind));
         let fork = ForkToken::current()?;
-        Ok(Arc::new(Self { registered, map, file, header, segments, read_only, fork, identity }))
+        let heap_keeper = AtomicU64::new(0);
+        Ok(Arc::new(Self { registered, map, file, header, segments, read_only, fork, identity, heap_keeper }))
     }
 
     /// The kept descriptor; `None` on the heap.
@@ -321,6 +324,28 @@ impl Mapping {
     fn at(&self, offset: u64) -> *const u8 {
         debug_assert!(offset <= self.header.virtual_len);
         self.map.as_ptr().wrapping_add(offset as usize)
+    }
+
+    pub(crate) fn take_heap_keeper(&self) -> bool {
+        self.heap_keeper.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+    pub(crate) fn release_heap_keeper(&self) {
+        self.heap_keeper.store(0, Ordering::Release);
+    }
+    pub(crate) fn has_heap_keeper(&self) -> bool {
+        self.heap_keeper.load(Ordering::Acquire) != 0
+    }
+
+    /// Under another boot, with nobody attached: allocates again what the bitmap says is ready (the file system may have
+    /// written it back before the blocks that it speaks of), and drops grants of the dead.
+    pub(crate) fn settle_after_reboot(&self) -> Result<(), Error> {
+        if let Some(fd) = self.fd() {
+            for extent in (0..self.header.virtual_len / EXTENT).filter(|extent| self.is_extent_ready(*extent)) {
+                os::fs::allocate(fd, extent * EXTENT, EXTENT).map_err(|errno| self.refused(errno, EXTENT))?;
+            }
+        }
+        self.granted().store(self.used_bytes() / EXTENT, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Offset of a word of CONTROL's page `page` (see [`control`]).
