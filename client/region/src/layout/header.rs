@@ -396,3 +396,6 @@ fn check_known(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,3 +33,6 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
