@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::message::{
     FromInstance, Hello, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchRequest, Watcher, Welcome,
 };
+use super::reason::Reason;
 use super::record::Record;
 use super::status::{InstanceStatus, RegionStatus};
 
@@ -96,6 +97,25 @@ pub(crate) enum Command {
     Vanish,
 }
 
+impl Command {
+    /// Answers with a refusal, where the answer can be one.
+    fn refuse(self, refusal: &Refusal) {
+        let no = refusal.clone();
+        match self {
+            Self::Attach { reply, .. } => reply(Err(no)),
+            Self::Handover { reply, .. } | Self::Rollback { reply, .. } | Self::Abort { reply, .. } => reply(Err(no)),
+            Self::Record { reply, .. } => reply(Err(no)),
+            Self::Drain { reply, .. } => reply(Err(no)),
+            Self::WatchHandover { reply, .. } | Self::Watch { reply, .. } => reply(Err(no)),
+            Self::Verify { reply, .. } => reply(Err(no)),
+            Self::Shutdown { reply } => reply(()),
+            // Dropped replies say that the arbiter is gone.
+            Self::Status { .. } | Self::History { .. } => {}
+            Self::Message { .. } | Self::Disconnected { .. } | Self::ProvedDead { .. } | Self::Vanish => {}
+        }
+    }
+}
+
 /// What [`Arbiter::verify`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
@@ -124,31 +144,54 @@ pub struct FaultReport {
     /// What is.
     pub found: String,
     /// The word.
-    pub reason: super::Reason,
+    pub reason: Reason,
 }
 
 /// What handles and thread share.
 pub(crate) struct Mailbox {
-    queue: Mutex<VecDeque<Command>>,
+    /// None: the thread has ended.
+    queue: Mutex<Option<VecDeque<Command>>>,
     wake: EventFd,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> nix::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { queue: Mutex::new(VecDeque::new()), wake })
+        Ok(Self { queue: Mutex::new(Some(VecDeque::new())), wake })
+    }
+    fn queue(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
     pub(crate) fn push(&self, command: Command) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() < QUEUE_MAX || matches!(command, Command::Vanish | Command::Shutdown { .. }) {
-            queue.push_back(command);
+        let mut queue = self.queue();
+        let room = matches!(command, Command::Vanish | Command::Shutdown { .. });
+        match queue.as_mut() {
+            Some(waiting) if room || waiting.len() < QUEUE_MAX => waiting.push_back(command),
+            _ => {
+                drop(queue);
+                return command.refuse(&Refusal::new(Reason::ShuttingDown, "the arbiter has ended, or is overrun"));
+            }
         }
         drop(queue);
         // A full counter means that the thread is woken anyhow.
         let _ = self.wake.write(1);
     }
     pub(crate) fn pop(&self) -> Option<Command> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.queue().as_mut()?.pop_front()
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().as_ref().is_none_or(VecDeque::is_empty)
+    }
+    /// Refuses what waits and what will come.
+    pub(crate) fn close(&self, refusal: &Refusal) {
+        for command in self.queue().take().unwrap_or_default() {
+            command.refuse(refusal);
+        }
+    }
+    /// Drops what waits: transports see an arbiter that is gone.
+    pub(crate) fn close_silently(&self) {
+        let waiting = self.queue().take();
+        drop(waiting);
     }
     pub(crate) fn wake(&self) -> &EventFd {
         &self.wake
@@ -295,7 +338,7 @@ impl Arbiter {
     pub fn record(&self, number: u64, reply: Reply<Result<Record, Refusal>>) {
         self.send(Command::Record { number, reply });
     }
-    /// Checks every checksum. Waits for a running handover to end first.
+    /// Checks every checksum.
     ///
     /// # Errors
     /// `HANDOVER_IN_PROGRESS`.

@@ -8,14 +8,24 @@
 //! record that was left running accordingly, and takes up every living instance's row as it is.
 
 mod assign;
+mod drain;
+mod feed;
+mod ground;
 mod handle;
+mod journal;
 pub mod machine;
+mod members;
 pub mod message;
 mod needs;
 pub mod policy;
 pub mod reason;
 pub mod record;
+mod restart;
+mod runner;
+mod session;
 pub mod status;
+mod switch;
+mod verbs;
 mod words;
 
 pub use assign::{Assignment, Replica, assign};

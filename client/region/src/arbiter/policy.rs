@@ -38,6 +38,8 @@ pub struct Policy {
     pub quarantine_deaths: u32,
     /// See [`Policy::quarantine_deaths`].
     pub quarantine_within: Duration,
+    /// Records kept in mind; the region keeps its own number of them.
+    pub history_max: usize,
     /// Events kept for watchers that come back.
     pub events_max: usize,
 }
@@ -56,6 +58,7 @@ impl Default for Policy {
             kill_timeout: s(10),
             quarantine_deaths: 3,
             quarantine_within: s(60),
+            history_max: 1000,
             events_max: 256,
         }
     }

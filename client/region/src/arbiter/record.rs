@@ -184,15 +184,17 @@ impl Record {
     }
     /// As history stores it: at most `len_max` bytes, shortening what people wrote before anything else.
     pub(crate) fn to_bytes(&self, len_max: usize) -> Vec<u8> {
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        if bytes.len() <= len_max {
-            return bytes;
-        }
         let mut short = self.clone();
-        short.note.clear();
-        clip(&mut short.message, 200);
-        clip(&mut short.caller, 64);
-        short.figures.undrained_counts = short.figures.undrained_counts.into_iter().take(8).collect();
+        for text_max in [usize::MAX, 256, 128, 64, 0] {
+            let bytes = serde_json::to_vec(&short).unwrap_or_default();
+            if bytes.len() <= len_max {
+                return bytes;
+            }
+            clip(&mut short.note, text_max);
+            clip(&mut short.message, text_max);
+            clip(&mut short.caller, text_max);
+            short.figures.undrained_counts = short.figures.undrained_counts.into_iter().take(text_max / 16).collect();
+        }
         serde_json::to_vec(&short).unwrap_or_default()
     }
     /// As history has stored it; `None` if these are no record's bytes.
@@ -201,8 +203,12 @@ impl Record {
     }
 }
 
-/// Shortens to at most `len_max` bytes, at a character's boundary.
+/// Shortens to at most `len_max` bytes, at a character's boundary; control characters, which JSON writes six times as long,
+/// become spaces.
 pub(crate) fn clip(text: &mut String, len_max: usize) {
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, " ");
+    }
     if text.len() > len_max {
         let end = (0..=len_max).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);
@@ -227,8 +233,10 @@ mod tests {
     #[test]
     fn a_record_fits_its_slot() {
         let record = Record { note: "é".repeat(3000), message: "m".repeat(3000), ..Record::default() };
-        let bytes = record.to_bytes(4000);
-        assert!(bytes.len() <= 4000);
-        assert_eq!(Record::from_bytes(&bytes).expect("a record").message.len(), 200);
+        let bytes = record.to_bytes(2000);
+        assert!(bytes.len() <= 2000);
+        assert_eq!(Record::from_bytes(&bytes).expect("a record").message.len(), 256);
+        let record = Record { note: "\n".repeat(512), message: "\"".repeat(512), ..record };
+        assert!(record.to_bytes(2000).len() <= 2000);
     }
 }

@@ -1,0 +1,150 @@
+//! What the arbiter's thread needs of the ground it stands on: a region held exclusively.
+//!
+//! The one real implementation is the region's keeper; tests put a ground of their own under the same thread, to make what
+//! a real region does rarely. Every call is bounded in time, and errors are answers: bytes in the region never panic here.
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::handle::FaultReport;
+use super::needs::Present;
+use super::reason::Reason;
+
+/// Something that the ground could not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl From<crate::error::Error> for Fault {
+    fn from(error: crate::error::Error) -> Self {
+        let reason = match Reason::from_word(error.reason()) {
+            Reason::Unspecified => Reason::Io,
+            reason => reason,
+        };
+        Self { reason, message: error.to_string() }
+    }
+}
+
+/// What the region is, apart from what changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) limit_bytes: u64,
+}
+
+/// The current superblock, as far as the arbiter is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    pub(crate) generation: u64,
+    pub(crate) owner: u64,
+    pub(crate) root_digest: u64,
+    pub(crate) unix_ms: u64,
+}
+
+/// A row of the instance table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) row: u32,
+    pub(crate) incarnation: u64,
+    pub(crate) number: u64,
+    pub(crate) instance: String,
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) start_ticks: u64,
+    pub(crate) attach_unix_ms: u64,
+    pub(crate) token: [u8; 16],
+}
+
+/// Who is to be seated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Newcomer {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) start_ticks: u64,
+    pub(crate) token: [u8; 16],
+}
+
+/// How far a slice of a round came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slice {
+    /// The round is over; so many pages were checked in it.
+    Done(u64),
+    /// There is more.
+    More,
+    /// The owner's writers are still in sections of the round before.
+    Blocked,
+}
+
+/// A point between freeze and commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    Frozen,
+    Sealed,
+}
+
+/// What a commit reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) generation: u64,
+    pub(crate) attempt: u64,
+    pub(crate) root_digest: u64,
+    pub(crate) frozen_pages: u64,
+    pub(crate) closed: Duration,
+}
+
+/// Why there was no commit; the gate is open under the old generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotClosed {
+    /// Writers did not leave within the budget, or somebody thawed the gate.
+    Writers(String),
+    /// `go` said no.
+    Stopped,
+    /// It could not be done.
+    Failed(Fault),
+}
+
+/// A region held exclusively.
+pub(crate) trait Ground: Send {
+    fn identity(&self) -> Identity;
+    fn sealed(&self) -> Sealed;
+    fn used_bytes(&self) -> u64;
+    /// Begins a round: the pages marked before now are checked in it.
+    fn begin_round(&mut self) -> Result<(), Fault>;
+    fn round_slice(&mut self, pages_max: u32) -> Result<Slice, Fault>;
+    /// Pages marked since the last completed round began.
+    fn dirty_pages(&self) -> u64;
+    /// Pages that can be checked within `budget`.
+    fn pages_within(&self, budget: Duration) -> u64;
+    fn note_totals(&mut self) -> Result<(), Fault>;
+    /// Stored before a freeze, so that writers know when to thaw.
+    fn set_budget(&mut self, budget: Duration);
+    /// Freeze, seal, commit, without a pause between. `go` is asked after the first and the second.
+    fn close(
+        &mut self,
+        budget: Duration,
+        owner: u64,
+        schemas: u64,
+        go: &mut dyn FnMut(Closing) -> bool,
+    ) -> Result<Closed, NotClosed>;
+    /// The longest wait that a writer measured at this attempt.
+    fn blackout(&self, attempt: u64) -> Option<Duration>;
+    fn rows(&self) -> Vec<Row>;
+    fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault>;
+    /// Whether the row's liveness lock proves its death.
+    fn is_dead(&self, row: u32) -> bool;
+    /// Frees what the dead held, on the proof of its pidfd or of its lock. `Unspecified`: there is nothing of it any more.
+    fn reclaim(&mut self, row: u32, incarnation: u64, pidfd: Option<BorrowedFd<'_>>) -> Result<(), Fault>;
+    fn history_len_max(&self) -> usize;
+    fn history(&self) -> Vec<Vec<u8>>;
+    fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault>;
+    /// Owned objects with values, and their schemas.
+    fn present(&self) -> Result<Vec<Present>, Fault>;
+    fn object_counts(&self) -> BTreeMap<String, u64>;
+    fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<FaultReport>;
+}

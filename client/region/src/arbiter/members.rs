@@ -1,0 +1,349 @@
+//! Instances come, speak, go silent, leave and die.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::ground::{Newcomer, Row};
+use super::machine::{Event, Id, Step};
+use super::message::{FromInstance, Hello, Outbox, Refusal, Reply, Welcome};
+use super::needs::{declare, verdict};
+use super::policy::{self, Candidate, Verdict, View};
+use super::reason::Reason;
+use super::record::{Cause, Kind, Outcome, Phase, Record, clip};
+use super::runner::Runner;
+use super::session::Session;
+use crate::os::clock::unix_ms;
+
+/// Kinds of work in flight that one instance may report.
+const KINDS_MAX: usize = 32;
+
+/// A dead instance's row that could not be freed yet.
+pub(super) struct Remains {
+    row: u32,
+    incarnation: u64,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Runner {
+    pub(super) fn attach(
+        &mut self,
+        hello: Hello,
+        pidfd: Option<OwnedFd>,
+        outbox: Box<dyn Outbox>,
+        reply: Reply<Result<Welcome, Refusal>>,
+    ) {
+        let seated = match &hello.resume {
+            Some((instance, token)) => self.resume(instance, *token, hello.uid),
+            None => self.seat(&hello),
+        };
+        let (incarnation, welcome) = match seated {
+            Ok(seated) => seated,
+            Err(refusal) => return reply(Err(refusal)),
+        };
+        if let Some(session) = self.sessions.get_mut(&incarnation) {
+            session.outbox = Some(outbox);
+            if pidfd.is_some() {
+                session.pidfd = pidfd;
+            }
+        }
+        reply(Ok(welcome));
+        if let Some(session) = self.sessions.get_mut(&incarnation) {
+            session.call_again(Instant::now());
+        }
+        self.stale = true;
+        self.publish(None);
+    }
+
+    fn seat(&mut self, hello: &Hello) -> Result<(Id, Welcome), Refusal> {
+        let label = hello.version.as_str();
+        crate::name::version(label).map_err(|e| Refusal::new(Reason::InvalidField, e.to_string()))?;
+        let random = |e: crate::error::Error| Refusal::new(Reason::Io, e.to_string());
+        let token = crate::os::random_bytes::<16>().map_err(random)?;
+        let (row, liveness) = if hello.read_only {
+            let incarnation = u64::from_le_bytes(crate::os::random_bytes::<8>().map_err(random)?).max(1);
+            let instance = format!("o-{:08x}", incarnation as u32);
+            let (version, attach_unix_ms) = (label.to_owned(), unix_ms());
+            let (pid, uid, number) = (hello.pid, hello.uid, u64::MAX);
+            (Row { incarnation, number, instance, version, pid, uid, attach_unix_ms, token, ..Row::default() }, None)
+        } else {
+            let (version, start_ticks) = (label.to_owned(), hello.start_ticks);
+            let newcomer = Newcomer { version, pid: hello.pid, uid: hello.uid, start_ticks, token };
+            self.ground.seat(&newcomer).map_err(|fault| Refusal::new(fault.reason, fault.message))?
+        };
+        let (incarnation, instance) = (row.incarnation, row.instance.clone());
+        let mut session = Session::new(&row, 0);
+        if hello.read_only {
+            session.row = None;
+        } else {
+            self.inbox.push_back(Event::Attached(incarnation, row.number, 0));
+        }
+        let row = session.row;
+        self.sessions.insert(incarnation, session);
+        Ok((incarnation, Welcome { instance, resume_token: token, incarnation, row, liveness }))
+    }
+
+    /// The same process with a new stream. What it declared stands until it declares anew.
+    fn resume(&mut self, instance: &str, token: [u8; 16], uid: u32) -> Result<(Id, Welcome), Refusal> {
+        let Some((&incarnation, session)) = self.sessions.iter().find(|(_, s)| s.at.instance == instance) else {
+            let words = format!("{instance} is not attached any more: attach anew");
+            return Err(Refusal::new(Reason::InstanceNotFound, words));
+        };
+        if session.token != token {
+            return Err(Refusal::new(Reason::CallerDenied, format!("this is not the resume token of {instance}")));
+        }
+        if session.uid != uid {
+            let words = format!("{instance} belongs to another user");
+            return Err(Refusal::new(Reason::CallerDenied, words).compare(session.uid, uid));
+        }
+        let (instance, row) = (instance.to_owned(), session.row);
+        Ok((incarnation, Welcome { instance, resume_token: token, incarnation, row, liveness: None }))
+    }
+
+    pub(super) fn message(&mut self, id: Id, message: FromInstance) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match message {
+            FromInstance::Declare(needs) => {
+                if !declare(&mut session.needs, needs) {
+                    tracing::warn!(instance = %session.at.instance, "declares more needs than are kept");
+                }
+                self.stale = true;
+            }
+            FromInstance::Ready { ready, mut message } => {
+                clip(&mut message, 256);
+                let change = session.ready != ready || session.ready_message != message;
+                (session.ready, session.ready_message) = (ready, message);
+                session.again = ready;
+                self.stale = true;
+                if change {
+                    self.refresh();
+                    self.publish(None);
+                }
+            }
+            FromInstance::HookResult { call_id, ok, mut veto } => {
+                clip(&mut veto, 512);
+                self.hook_result(id, call_id, ok, veto);
+            }
+            FromInstance::InFlight { counts, drained } => {
+                let counts = counts.into_iter().filter(|(_, n)| *n > 0).take(KINDS_MAX);
+                session.in_flight = counts
+                    .map(|(mut kind, n)| {
+                        clip(&mut kind, 32);
+                        (kind, n)
+                    })
+                    .collect();
+                self.drains_change(id);
+                if drained && self.machine.living() != Some(id) {
+                    self.drained(id);
+                }
+            }
+            FromInstance::Leave { drain_timeout } => {
+                session.drain_timeout = drain_timeout;
+                session.leaving = true;
+                let idle = !session.draining && session.in_flight.is_empty();
+                self.feed(Event::Leave(id));
+                if idle && self.machine.living() != Some(id) {
+                    self.feed(Event::Drained(id));
+                }
+                self.stale = true;
+                self.publish(None);
+            }
+        }
+    }
+
+    fn drained(&mut self, id: Id) {
+        let was = self.sessions.get_mut(&id).is_some_and(|s| std::mem::take(&mut s.draining));
+        self.drains_end(id, "");
+        self.feed(Event::Drained(id));
+        if was {
+            self.publish(None);
+        }
+    }
+
+    pub(super) fn has_left(&mut self, id: Id) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            (session.left, session.draining) = (true, false);
+        }
+        self.publish(None);
+    }
+
+    /// A stream is gone. That proves nothing, except for an observer, who is nothing but its stream.
+    pub(super) fn disconnected(&mut self, id: Id) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.outbox = None;
+        if session.row.is_none() {
+            self.sessions.remove(&id);
+        }
+        self.stale = true;
+        self.publish(None);
+    }
+
+    /// A death is proved.
+    pub(super) fn dead(&mut self, id: Id) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let mut crash_loop = false;
+        if self.machine.living() == Some(id) {
+            self.vacant_since_ms = Some(unix_ms());
+            if !session.killed && !session.leaving {
+                let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.deaths_ms.push(now);
+                let surplus = self.deaths_ms.len().saturating_sub(self.policy.quarantine_deaths.max(1) as usize);
+                self.deaths_ms.drain(..surplus);
+                crash_loop = policy::crash_loop(&self.deaths_ms, &self.policy);
+            }
+        }
+        self.feed(Event::Died(id, crash_loop));
+        self.drains_end(id, "died before it was drained");
+        self.stale = true;
+        self.publish(None);
+    }
+
+    /// The machine knows of a death: frees what the dead held, or keeps it in mind.
+    pub(super) fn reclaim(&mut self, id: Id) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.retire.retain(|(_, who)| *who != id);
+        if let Some(row) = session.row {
+            self.remains.push(Remains { row, incarnation: id, pidfd: session.pidfd });
+            self.reclaim_remains();
+        }
+    }
+
+    /// What could not be freed is tried again with every probe: a lock that is not free yet will be.
+    pub(super) fn reclaim_remains(&mut self) {
+        for dead in std::mem::take(&mut self.remains) {
+            let pidfd = dead.pidfd.as_ref().map(AsFd::as_fd);
+            if let Err(fault) = self.ground.reclaim(dead.row, dead.incarnation, pidfd) {
+                tracing::debug!(row = dead.row, reason = %fault.reason, "not freed yet: {}", fault.message);
+                if fault.reason != Reason::Unspecified {
+                    self.remains.push(dead);
+                }
+            }
+        }
+    }
+
+    /// Owners died too often: a record says so, and outlives this arbiter.
+    pub(super) fn hold_back(&mut self) {
+        let words = format!(
+            "{} owners died within {:?}; the owned state is held, counters go on; hand over to lift it",
+            self.deaths_ms.len(),
+            self.policy.quarantine_within
+        );
+        let generation = self.machine.generation();
+        let record = Record {
+            kind: Kind::Promotion,
+            cause: Cause::OwnerDied,
+            outcome: Outcome::Aborted,
+            phase: Phase::Prepare,
+            reason: Some(Reason::OwnerCrashLoop),
+            message: words,
+            source: self.last_owner.clone(),
+            previous_generation: generation,
+            generation,
+            caller: "heirloom".into(),
+            create_unix_ms: unix_ms(),
+            end_unix_ms: Some(unix_ms()),
+            ..Record::default()
+        };
+        let number = self.journal.open(&mut *self.ground, record);
+        self.tell(number);
+    }
+
+    /// Looks again who may own, tells the machine, and lets an awaited target begin.
+    pub(super) fn refresh(&mut self) {
+        // A change may follow from a change, but not for ever.
+        for _ in 0..8 {
+            if !std::mem::take(&mut self.stale) {
+                return;
+            }
+            self.look_at_all();
+            let changed: Vec<(Id, bool, bool)> = self
+                .sessions
+                .iter_mut()
+                .filter_map(|(&id, s)| {
+                    let (eligible, again) = (s.unfit().is_none(), std::mem::take(&mut s.again));
+                    let was = std::mem::replace(&mut s.told, eligible);
+                    (was != eligible || again).then_some((id, eligible, again))
+                })
+                .collect();
+            for (id, eligible, again) in changed {
+                self.inbox.push_back(Event::Eligible(id, eligible, again));
+            }
+            self.look_at_the_target();
+            self.settle();
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        let present = self.ground.present();
+        for session in self.sessions.values_mut().filter(|s| s.row.is_some()) {
+            session.verdict = match &present {
+                Ok(present) => verdict(&session.needs, present),
+                Err(fault) => Err((fault.reason, fault.message.clone())),
+            };
+        }
+    }
+
+    /// A target that is awaited may be there now; one that was there may have withdrawn.
+    fn look_at_the_target(&mut self) {
+        let Some(switch) = self.machine.switch().copied() else { return };
+        if switch.step == Step::Await {
+            let view = self.view();
+            let Some(active) = &mut self.active else { return };
+            match policy::resolve(&view, &active.target) {
+                Verdict::Go(id) => self.inbox.push_back(Event::Target(id)),
+                Verdict::NotYet(refusal) => active.refusal = Some(refusal),
+                Verdict::No(refusal) => {
+                    self.inbox.push_back(Event::Failed(refusal.reason));
+                    active.refusal = Some(refusal);
+                }
+                Verdict::Already => {}
+            }
+        } else if let Some((reason, words)) =
+            switch.target.and_then(|id| self.sessions.get(&id)).and_then(Session::withdrawn)
+        {
+            if let Some(active) = &mut self.active {
+                active.words = words;
+            }
+            self.inbox.push_back(Event::Unfit(reason));
+        }
+    }
+
+    /// Whether `target` reads what is there now; answers with a fingerprint of all schemas.
+    pub(super) fn look(&mut self, target: Option<Id>) -> Result<u64, (Reason, String)> {
+        let present = self.ground.present().map_err(|fault| (fault.reason, fault.message))?;
+        if let Some(session) = target.and_then(|id| self.sessions.get(&id)) {
+            verdict(&session.needs, &present)?;
+        }
+        let mut sum = 0_u64;
+        for object in &present {
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(object.object.as_bytes());
+            object.schemas.iter().for_each(|schema| crc.update(&schema.to_le_bytes()));
+            // A sum, so that the order of objects does not matter.
+            sum = sum.wrapping_add(u64::from(crc.finalize()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        }
+        Ok(sum)
+    }
+
+    /// The region as a verdict sees it.
+    pub(super) fn view(&self) -> View {
+        let candidates = self.sessions.values().filter(|s| s.row.is_some() && !s.left);
+        View {
+            region: self.ground.identity().name,
+            generation: self.machine.generation(),
+            owner: self.machine.living(),
+            running: self.active.as_ref().map(|a| a.number),
+            candidates: candidates
+                .map(|s| Candidate {
+                    incarnation: s.at.incarnation,
+                    instance: s.at.instance.clone(),
+                    version: s.at.version.clone(),
+                    fresh: s.owned == 0,
+                    unfit: s.unfit(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// How long an object count may be told again.
+pub(super) const COUNTS_AGE: Duration = Duration::from_secs(1);

@@ -1,0 +1,171 @@
+//! Taking up a region: from what it says, who is alive, and what history remembers. Nothing is assumed of the arbiter before.
+//!
+//! A row that is found alive stays what it was, the owner too: that its stream is gone says nothing. A switch that was under
+//! way either happened or did not, and the superblock says which; its record is closed accordingly.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::drain::Drain;
+use super::feed::{Feed, OnEvent};
+use super::ground::{Ground, Row};
+use super::handle::{Arbiter, Mailbox};
+use super::journal::Journal;
+use super::machine::{Event, Machine, Owner};
+use super::message::{Hook, SwitchOptions};
+use super::policy::{Policy, Vacancy};
+use super::reason::Reason;
+use super::record::{InstanceRef, Outcome, Phase};
+use super::runner::Runner;
+use super::session::{Call, Session};
+use crate::error::Error;
+use crate::os::clock::unix_ms;
+
+/// Starts the thread over a ground.
+pub(crate) fn spawn(ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent) -> Result<Arbiter, Error> {
+    let io = |op, source: std::io::Error| Error::io(op, None, source);
+    let mailbox = Arc::new(Mailbox::new().map_err(|e| io("eventfd", e.into()))?);
+    let shared = Arc::clone(&mailbox);
+    let thread = std::thread::Builder::new()
+        .name("heirloom-arbiter".into())
+        .spawn(move || {
+            let closer = Closer(Arc::clone(&shared));
+            take_up(ground, policy, on_event, shared).run();
+            drop(closer);
+        })
+        .map_err(|e| io("thread", e))?;
+    Ok(Arbiter::with(mailbox, thread))
+}
+
+/// Whatever ends the thread, nobody waits for it afterwards.
+struct Closer(Arc<Mailbox>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close_silently();
+    }
+}
+
+fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailbox: Arc<Mailbox>) -> Runner {
+    let (now, now_ms) = (Instant::now(), unix_ms());
+    let mut journal = Journal::load(&*ground, policy.history_max);
+    let closed = journal.close_running(&mut *ground, now_ms);
+    let sealed = ground.sealed();
+    let (living, dead): (Vec<Row>, Vec<Row>) = ground.rows().into_iter().partition(|row| !ground.is_dead(row.row));
+    let owner = match sealed.owner {
+        0 => Owner::Nobody,
+        id if living.iter().any(|row| row.incarnation == id) => Owner::Alive(id),
+        id => Owner::Dead(id),
+    };
+    let held = |r: &&super::record::Record| {
+        r.reason == Some(Reason::OwnerCrashLoop) && r.previous_generation == sealed.generation
+    };
+    let quarantined = matches!(owner, Owner::Dead(_)) && journal.iter().rev().find(held).is_some();
+    let promote = policy.vacancy == Vacancy::Promote;
+    let feed = Feed::new(policy.events_max, on_event);
+    let mut runner = Runner {
+        machine: Machine::new(sealed.generation, owner, promote, quarantined),
+        inbox: VecDeque::new(),
+        sessions: BTreeMap::new(),
+        feed,
+        asked: None,
+        active: None,
+        drains: Vec::new(),
+        retire: Vec::new(),
+        remains: Vec::new(),
+        deaths_ms: Vec::new(),
+        last_owner: last_owner(&journal, sealed.generation),
+        generation_start_ms: sealed.unix_ms,
+        vacant_since_ms: (!matches!(owner, Owner::Alive(_))).then_some(now_ms),
+        counts: None,
+        stale: true,
+        timer: None,
+        retry: None,
+        probe: now,
+        started: now,
+        calls: now_ms,
+        settling: false,
+        ground,
+        policy,
+        mailbox,
+        journal,
+    };
+    for row in living.iter().chain(&dead) {
+        runner.found(row, row.incarnation == sealed.owner, sealed.generation);
+    }
+    // Found dead: the same way as any death, so that slots and lanes are freed.
+    for row in &dead {
+        runner.inbox.push_back(Event::Died(row.incarnation, false));
+    }
+    runner.take_up_drains(now);
+    runner.owe_resumes(&closed, now);
+    runner
+}
+
+fn last_owner(journal: &Journal, generation: u64) -> Option<InstanceRef> {
+    let opened = |g: u64| journal.opener(g).and_then(|r| r.target.clone());
+    (generation.saturating_sub(1)..=generation).rev().find_map(opened)
+}
+
+impl Runner {
+    /// A row of the table, of an instance that was attached before this arbiter's time.
+    fn found(&mut self, row: &Row, owns: bool, generation: u64) {
+        let id = row.incarnation;
+        let owned_in = |r: &super::record::Record| {
+            let it = r.target.as_ref().is_some_and(|t| t.incarnation == id);
+            (it && r.outcome == Outcome::Committed).then_some(r.generation)
+        };
+        let owned = if owns { generation } else { self.journal.iter().rev().find_map(owned_in).unwrap_or(0) };
+        let mut session = Session::new(row, owned);
+        if row.pid != 0 && row.start_ticks != 0 {
+            session.pidfd = crate::os::pidfd::open_started_at(row.pid, row.start_ticks).ok();
+        }
+        if owns {
+            self.last_owner = Some(session.at.clone());
+        }
+        self.inbox.push_back(Event::Attached(id, row.number, owned));
+        self.sessions.insert(id, session);
+    }
+
+    /// Drains that were under way go on, with their whole time again.
+    fn take_up_drains(&mut self, now: Instant) {
+        let open: Vec<(u64, u64)> = self
+            .journal
+            .iter()
+            .filter(|r| r.outcome == Outcome::Committed && r.end_unix_ms.is_none())
+            .map(|r| (r.number, r.source.as_ref().map_or(0, |s| s.incarnation)))
+            .collect();
+        for (number, id) in open {
+            match self.sessions.get_mut(&id).filter(|_| self.machine.living() != Some(id)) {
+                Some(session) => {
+                    session.draining = true;
+                    let late_at = Some(now + self.policy.drain_timeout);
+                    self.drains.push(Drain { number, id, late_at, options: SwitchOptions::default() });
+                }
+                None => {
+                    self.journal.edit(number, |record| {
+                        (record.phase, record.end_unix_ms) = (Phase::Done, Some(unix_ms()));
+                    });
+                    self.journal.save(&mut *self.ground, number);
+                }
+            }
+        }
+    }
+
+    /// An owner whose flush had begun learns, when it is back, that its term goes on.
+    fn owe_resumes(&mut self, closed: &[u64], now: Instant) {
+        for number in closed {
+            let Some(record) = self.journal.get(*number).cloned() else { continue };
+            let begun = matches!(record.phase, Phase::Flush | Phase::Freeze | Phase::Seal | Phase::Commit);
+            let source = record.source.as_ref().map_or(0, |s| s.incarnation);
+            if record.outcome == Outcome::Aborted && begun {
+                self.calls += 1;
+                let (id, deadline) = (self.calls, now + self.policy.flush_timeout);
+                if let Some(session) = self.sessions.get_mut(&source) {
+                    session.calls.push(Call { id, hook: Hook::Resume, record, deadline });
+                }
+            }
+        }
+    }
+}

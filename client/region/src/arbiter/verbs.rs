@@ -1,0 +1,308 @@
+//! What transports ask for: handover, rollback, abort, drain, status, verify.
+
+use std::time::{Duration, Instant};
+
+use super::handle::VerifyReport;
+use super::machine::{Event, Owner};
+use super::members::COUNTS_AGE;
+use super::message::{Observer, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest, Target, ToInstance};
+use super::policy::{Verdict, judge};
+use super::reason::Reason;
+use super::record::{Cause, Figures, Kind, Outcome, Phase, Record, clip};
+use super::runner::Runner;
+use super::status::{InstanceStatus, RegionStatus, State};
+use super::switch::Asked;
+use crate::os::clock::unix_ms;
+
+const REQUEST_ID_MAX: usize = 64;
+const NOTE_MAX: usize = 512;
+const FREEZE_TIMEOUT_MAX: Duration = Duration::from_millis(250);
+
+impl Runner {
+    pub(super) fn handover(
+        &mut self,
+        request: SwitchRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    ) {
+        let SwitchRequest { target, options } = request;
+        let asked = Asked { target, options, caller, rolls_back: None, observer, reply, refusal: None };
+        let Some(asked) = self.admit(asked) else { return };
+        let verdict = judge(&self.view(), &asked.target, asked.options.expected_generation);
+        self.answer(verdict, asked);
+    }
+
+    pub(super) fn rollback(
+        &mut self,
+        request: RollbackRequest,
+        caller: String,
+        observer: Observer,
+        reply: Reply<Result<Record, Refusal>>,
+    ) {
+        let RollbackRequest { handover, options } = request;
+        let asked = Asked { target: Target::Any, options, caller, rolls_back: None, observer, reply, refusal: None };
+        let Some(mut asked) = self.admit(asked) else { return };
+        let (undo, source, target) = match self.journal.to_undo(handover) {
+            Ok(record) => (record.clone(), record.source.clone(), record.target.clone()),
+            Err(refusal) => return (asked.reply)(Err(refusal)),
+        };
+        let (source, target) = (source.unwrap_or_default(), target.unwrap_or_default());
+        asked.rolls_back = Some(undo.number);
+        asked.target = Target::Instance(source.instance.clone());
+        if let Some(by) = undo.rolled_back_by.and_then(|by| self.journal.get(by)) {
+            let already = Record { outcome: Outcome::Already, ..by.clone() };
+            return self.done(asked, already);
+        }
+        let mut verdict = judge(&self.view(), &asked.target, asked.options.expected_generation);
+        let owner = self.machine.living();
+        if matches!(verdict, Verdict::Go(_) | Verdict::NotYet(_)) && owner != Some(target.incarnation) {
+            let found = owner.and_then(|id| self.reference(id)).map_or("nobody".into(), |o| o.instance);
+            let words = format!("{}, the target of handover {}, owns no more", target.instance, undo.number);
+            let refusal = Refusal::new(Reason::NothingToRollBack, words).compare(target.instance, found);
+            verdict = Verdict::No(refusal.about(undo.number));
+        }
+        self.answer(verdict, asked);
+    }
+
+    /// Checks the options; a request id that is known joins its handover.
+    fn admit(&mut self, mut asked: Asked) -> Option<Asked> {
+        clip(&mut asked.options.note, NOTE_MAX);
+        clip(&mut asked.caller, 128);
+        let options = &asked.options;
+        let odd = |c: char| !(c.is_ascii_alphanumeric() || "-_.:/".contains(c));
+        let refusal = if options.request_id.len() > REQUEST_ID_MAX || options.request_id.contains(odd) {
+            let words = "request_id: letters, digits and -_.:/ are allowed";
+            let found = format!("{} bytes", options.request_id.len());
+            Some(Refusal::new(Reason::InvalidField, words).compare(format!("at most {REQUEST_ID_MAX} bytes"), found))
+        } else if options.freeze_timeout.is_some_and(|t| t.is_zero() || t > FREEZE_TIMEOUT_MAX) {
+            let found = options.freeze_timeout.unwrap_or_default();
+            let words = "freeze_timeout: the gate opens by itself after twice this, 500 ms at most";
+            let expected = format!("above 0, at most {FREEZE_TIMEOUT_MAX:?}");
+            Some(Refusal::new(Reason::InvalidField, words).compare(expected, format!("{found:?}")))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            (asked.reply)(Err(refusal));
+            return None;
+        }
+        if let Some(known) = self.journal.by_request(&options.request_id) {
+            self.feed.follow(known, asked.observer, unix_ms());
+            match &mut self.active {
+                Some(active) if active.number == known.number => active.replies.push(asked.reply),
+                _ => (asked.reply)(Ok(known.clone())),
+            }
+            return None;
+        }
+        self.stale = true;
+        self.refresh();
+        Some(asked)
+    }
+
+    fn answer(&mut self, verdict: Verdict, mut asked: Asked) {
+        let (kind, cause) = match asked.rolls_back {
+            Some(_) => (Kind::Rollback, Cause::Rollback),
+            None => (Kind::Handover, Cause::Handover),
+        };
+        let dry = asked.options.validate_only;
+        let patience = asked.options.ready_timeout.unwrap_or(self.policy.ready_timeout);
+        let target = match verdict {
+            Verdict::Already => {
+                let already = self.already(kind, cause);
+                return self.done(asked, already);
+            }
+            Verdict::No(refusal) => return (asked.reply)(Err(refusal)),
+            Verdict::NotYet(refusal) if dry || patience.is_zero() => return (asked.reply)(Err(refusal)),
+            Verdict::NotYet(refusal) => {
+                asked.refusal = Some(refusal);
+                None
+            }
+            Verdict::Go(id) if dry => {
+                let validated = Record {
+                    outcome: Outcome::Validated,
+                    target: self.reference(id),
+                    message: format!("nothing stands against {kind}"),
+                    ..self.draft(kind, cause, &asked.options, &asked.caller)
+                };
+                return self.done(asked, validated);
+            }
+            Verdict::Go(id) => Some(id),
+        };
+        let force = asked.options.force;
+        self.asked = Some(asked);
+        self.feed(Event::Begin(kind, cause, target, force));
+        if let Some(asked) = self.asked.take() {
+            let words = "another switch began first";
+            (asked.reply)(Err(Refusal::new(Reason::HandoverInProgress, words)));
+        }
+    }
+
+    /// Answers with a record that is not kept.
+    fn done(&mut self, asked: Asked, record: Record) {
+        self.feed.follow(&record, asked.observer, unix_ms());
+        (asked.reply)(Ok(record));
+    }
+
+    fn draft(&self, kind: Kind, cause: Cause, options: &SwitchOptions, caller: &str) -> Record {
+        let generation = self.machine.generation();
+        let now = unix_ms();
+        Record {
+            kind,
+            cause,
+            phase: Phase::Prepare,
+            source: self.machine.living().and_then(|id| self.reference(id)),
+            previous_generation: generation,
+            generation,
+            root_digest: self.ground.sealed().root_digest,
+            request_id: options.request_id.clone(),
+            note: options.note.clone(),
+            caller: caller.to_owned(),
+            create_unix_ms: now,
+            end_unix_ms: Some(now),
+            figures: Figures { region_bytes: self.ground.used_bytes(), ..Figures::default() },
+            ..Record::default()
+        }
+    }
+
+    /// "The target owns": by the switch that made it so, if that is remembered.
+    fn already(&self, kind: Kind, cause: Cause) -> Record {
+        let owner = self.machine.living().and_then(|id| self.reference(id));
+        let generation = self.machine.generation();
+        let words = match &owner {
+            Some(owner) => format!("{} {} owns already, in generation {generation}", owner.version, owner.instance),
+            None => String::new(),
+        };
+        let by = self.journal.opener(generation).filter(|r| r.target == owner).cloned();
+        let by = by.unwrap_or_else(|| Record {
+            phase: Phase::Done,
+            source: None,
+            target: owner,
+            ..self.draft(kind, cause, &SwitchOptions::default(), "")
+        });
+        Record { outcome: Outcome::Already, message: words, ..by }
+    }
+
+    pub(super) fn abort(&mut self, number: Option<u64>, note: String, reply: Reply<Result<Record, Refusal>>) {
+        if let Some(active) = self.active.as_mut().filter(|a| number.is_none_or(|n| n == a.number)) {
+            active.words = note;
+            clip(&mut active.words, 256);
+            active.aborts.push(reply);
+            return self.feed(Event::Abort);
+        }
+        let Some(number) = number else {
+            let mut refusal = Refusal::new(Reason::HandoverNotFound, "no handover is running");
+            refusal.handover = self.journal.last_decided();
+            return reply(Err(refusal));
+        };
+        reply(match self.journal.find(number) {
+            Ok(record) if record.outcome == Outcome::Committed => Err(too_late(record)),
+            Ok(record) => Ok(record.clone()),
+            Err(refusal) => Err(refusal),
+        });
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        instance: &str,
+        force: bool,
+        timeout: Option<Duration>,
+    ) -> Result<InstanceStatus, Refusal> {
+        self.stale = true;
+        self.refresh();
+        let owner = self.machine.living();
+        let (vacates, limit) = (self.machine.next_owner().is_none(), self.policy.drain_timeout);
+        let Some((&id, session)) = self.sessions.iter_mut().find(|(_, s)| s.at.instance == instance) else {
+            return Err(Refusal::new(Reason::InstanceNotFound, format!("no instance {instance} is attached")));
+        };
+        if session.left {
+            return Ok(session.status(owner));
+        }
+        if owner == Some(id) && vacates && !force {
+            let words = format!("{instance} owns, and no eligible standby would take over");
+            return Err(Refusal::new(Reason::OwnerWouldVacate, words).compare("an eligible standby", "none"));
+        }
+        let drain_timeout = timeout.or(session.drain_timeout).unwrap_or(limit);
+        if !session.send(ToInstance::LeaveRequest { drain_timeout, message: "asked to drain".into() }) {
+            return Err(Refusal::new(Reason::Unreachable, format!("{instance} has no live stream")));
+        }
+        Ok(session.status(owner))
+    }
+
+    pub(super) fn watch_handover(&mut self, number: u64, observer: Observer) -> Result<(), Refusal> {
+        let record = self.journal.find(number)?;
+        self.feed.follow(record, observer, unix_ms());
+        Ok(())
+    }
+
+    pub(super) fn verify(&mut self, mut progress: Box<dyn FnMut(u64, u64) + Send>) -> Result<VerifyReport, Refusal> {
+        if let Some(active) = &self.active {
+            let words = format!("handover {} is in progress", active.number);
+            return Err(Refusal::new(Reason::HandoverInProgress, words).about(active.number));
+        }
+        let mut checked_bytes = 0;
+        let mut faults = self.ground.verify(&mut |checked, total| {
+            checked_bytes = checked;
+            progress(checked, total);
+        });
+        let fault_count = faults.len() as u64;
+        faults.truncate(VerifyReport::FAULTS_MAX);
+        Ok(VerifyReport { faults, fault_count, checked_bytes })
+    }
+
+    pub(super) fn status(&mut self) -> RegionStatus {
+        let now = Instant::now();
+        if self.counts.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= COUNTS_AGE) {
+            self.counts = Some((now, self.ground.object_counts()));
+        }
+        let (identity, sealed, owner) = (self.ground.identity(), self.ground.sealed(), self.machine.living());
+        let state = match self.machine.owner() {
+            _ if self.active.is_some() => State::Switching,
+            _ if self.machine.quarantined() => State::Quarantined,
+            Owner::Alive(_) => State::Owned,
+            Owner::Nobody | Owner::Dead(_) => State::Vacant,
+        };
+        let mut sessions: Vec<_> = self.sessions.values().collect();
+        sessions.sort_by_key(|s| (s.order, s.attach_unix_ms));
+        let held = || self.journal.iter().rev().find(|r| r.reason == Some(Reason::OwnerCrashLoop));
+        let quarantine = self.machine.quarantined().then(|| {
+            (Reason::OwnerCrashLoop, held().map_or("owners died one after the other".into(), |r| r.message.clone()))
+        });
+        RegionStatus {
+            region: identity.name,
+            uuid: identity.uuid,
+            state,
+            generation: self.machine.generation(),
+            owner: owner.and_then(|id| self.reference(id)),
+            instances: sessions.iter().map(|s| s.status(owner)).collect(),
+            active_handover: self.active.as_ref().map(|a| a.number),
+            last_handover: self.journal.last_decided(),
+            generation_start_unix_ms: self.generation_start_ms,
+            vacant_since_unix_ms: self.vacant_since_ms,
+            root_digest: sealed.root_digest,
+            used_bytes: self.ground.used_bytes(),
+            limit_bytes: identity.limit_bytes,
+            object_counts: self.counts.as_ref().map(|(_, counts)| counts.clone()).unwrap_or_default(),
+            quarantine,
+        }
+    }
+
+    /// Publishes the state now, with the record that changed.
+    pub(super) fn publish(&mut self, record: Option<Record>) {
+        let status = self.status();
+        self.feed.publish(status, record, unix_ms());
+    }
+
+    /// Publishes a record as it is now.
+    pub(super) fn tell(&mut self, number: u64) {
+        let record = self.journal.get(number).cloned();
+        self.publish(record);
+    }
+}
+
+/// The abort came after the commit.
+pub(super) fn too_late(record: &Record) -> Refusal {
+    let words = format!("handover {} is committed: generation {} is open", record.number, record.generation);
+    let refusal = Refusal::new(Reason::AlreadyCommitted, words).compare(Outcome::Running, record.outcome);
+    Refusal { phase: Some(record.phase), ..refusal.about(record.number) }
+}
