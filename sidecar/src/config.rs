@@ -148,7 +148,7 @@ policy! {
     /// Writing threads with a gate slot of their own; fixed when the region is created.
     slots_max: u32 = 1024;
     /// Series that may be created; fixed when the region is created.
-    series_max: u32 = 1_000_000;
+    series_max: u32 = 100_000;
     /// Regions that `HEIRLOOM_REPLICA=auto` may make for one service.
     replicas_max: u32 = 16;
     /// Unplanned deaths of owners within `quarantine_within` that hold the region.

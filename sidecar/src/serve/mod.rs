@@ -1,15 +1,43 @@
 //! The daemon as a library: `heirloom serve`, and what tests and demos run in their own process.
+//!
+//! ```text
+//! Unix socket ─ gRPC ┐                       ┌ arbiter thread ─ region shop
+//! Unix socket.fd ────┼ peer ─ hosts ─ host ──┼ arbiter thread ─ region cart.0
+//! TCP + mutual TLS ──┤                       └ …
+//! HTTP ──────────────┘
+//! ```
+//!
+//! Nothing here is truth. Who owns stands in the region, and the arbiters decide; if this process dies anywhere, data
+//! planes go on, and the next one finds the regions by their files, thaws them and takes their instances back.
 
+mod convert;
+mod descriptors;
 mod exposition;
+mod grpc_control;
+mod grpc_instance;
+mod host;
+mod hosts;
+mod http;
+mod http_guard;
+mod http_metrics;
+mod http_options;
+mod journal;
 pub mod log;
 mod notify;
+mod own_metrics;
 mod peer;
+mod region_metrics;
+mod run;
 mod socket;
+mod switch;
 pub(crate) mod tls;
+mod verify;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use run::{Running, run, signalled, start};
 pub use tls::TlsError;
 
 use crate::config::ConfigError;
@@ -70,4 +98,10 @@ impl ServeError {
         let what = what.into();
         move |source| ServeError::Io { what, source }
     }
+}
+
+/// The wall clock, in milliseconds.
+pub(crate) fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

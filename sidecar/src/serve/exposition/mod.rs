@@ -60,6 +60,13 @@ pub(crate) enum Value {
     },
 }
 
+impl Sample {
+    /// A number without labels.
+    pub(crate) fn integer(value: u64) -> Self {
+        Sample { labels: Vec::new(), value: Value::Integer(value), created_unix_ms: 0 }
+    }
+}
+
 impl Family {
     pub(crate) fn new(name: &str, help: &str, kind: Kind) -> Self {
         Family { name: name.into(), help: help.into(), unit: String::new(), kind, samples: Vec::new() }

@@ -1,0 +1,191 @@
+//! The sidecar's own metrics: what it knows about its regions and what its handovers took.
+//!
+//! They count from the sidecar's start and say so in their start timestamps; the region's own counters are others and go
+//! on for ever. Everything of one region bears `region`, as the region's own series do.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use heirloom_region::arbiter::{Record, RegionStatus, Role};
+
+use super::exposition::{Family, Kind, Sample, Value};
+use super::host::Host;
+use super::hosts::{Hosts, Slot};
+
+/// How long an arbiter may take to say how its region is; a busy one is left out of the scrape.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+const SECONDS: &[f64] =
+    &[0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+const ROUNDS: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0];
+const PAGES: &[f64] = &[0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0];
+
+/// A histogram that this process alone counts.
+#[derive(Clone, Debug)]
+struct Histogram {
+    bounds: &'static [f64],
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    fn observe(&mut self, value: f64) {
+        let at = self.bounds.iter().position(|b| value <= *b).unwrap_or(self.bounds.len());
+        self.counts[at] += 1;
+        self.sum += value;
+    }
+
+    fn value(&self) -> Value {
+        Value::Histogram { bounds: self.bounds.to_vec(), counts: self.counts.clone(), sum: self.sum }
+    }
+}
+
+/// What the handovers of one region took.
+#[derive(Clone, Debug)]
+pub(crate) struct HandoverMetrics {
+    since_unix_ms: u64,
+    outcomes: BTreeMap<(String, String), u64>,
+    phases: BTreeMap<String, Histogram>,
+    blackout: Histogram,
+    rounds: Histogram,
+    frozen_pages: Histogram,
+}
+
+impl Default for HandoverMetrics {
+    fn default() -> Self {
+        HandoverMetrics {
+            since_unix_ms: super::unix_ms(),
+            outcomes: BTreeMap::new(),
+            phases: BTreeMap::new(),
+            blackout: Histogram::new(SECONDS),
+            rounds: Histogram::new(ROUNDS),
+            frozen_pages: Histogram::new(PAGES),
+        }
+    }
+}
+
+impl HandoverMetrics {
+    /// A handover is decided.
+    pub(crate) fn decided(&mut self, record: &Record) {
+        self.answered(record.outcome.as_str(), record.reason.map_or("", |r| r.as_str()));
+        let figures = &record.figures;
+        for (phase, us) in &figures.phase_us {
+            self.phases.entry(phase.clone()).or_insert_with(|| Histogram::new(SECONDS)).observe(*us as f64 / 1e6);
+        }
+        if let Some(us) = figures.writer_blackout_us {
+            self.blackout.observe(us as f64 / 1e6);
+        }
+        self.rounds.observe(figures.precopy_rounds.into());
+        self.frozen_pages.observe(figures.frozen_pages as f64);
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&mut self, outcome: &str, reason: &str) {
+        *self.outcomes.entry((outcome.to_owned(), reason.to_owned())).or_default() += 1;
+    }
+}
+
+/// Families under construction; one per name, in the order of first use.
+#[derive(Default)]
+struct Families {
+    list: Vec<Family>,
+}
+
+impl Families {
+    fn add(&mut self, name: &str, help: &str, kind: Kind, labels: &[(&str, &str)], value: Value, created_unix_ms: u64) {
+        let labels = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let sample = Sample { labels, value, created_unix_ms };
+        match self.list.iter_mut().find(|f| f.name == name) {
+            Some(family) => family.samples.push(sample),
+            None => self.list.push(Family { samples: vec![sample], ..Family::new(name, help, kind) }),
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
+        self.add(name, help, Kind::Gauge, labels, Value::Integer(value), 0);
+    }
+
+    fn region(&mut self, host: &Host, status: &RegionStatus) {
+        let region = ("region", host.name.as_str());
+        self.gauge("heirloom_generation", "Open generation.", &[region], status.generation);
+        if let Some(owner) = &status.owner {
+            let labels = [region, ("instance", owner.instance.as_str()), ("version", owner.version.as_str())];
+            self.add("heirloom_owner_info", "Who owns the region.", Kind::Info, &labels, Value::Integer(1), 0);
+        }
+        for (state, bytes) in [("used", status.used_bytes), ("limit", status.limit_bytes)] {
+            self.gauge("heirloom_region_bytes", "Bytes of the region.", &[region, ("state", state)], bytes);
+        }
+        let vacant_ms = status.vacant_since_unix_ms.map_or(0, |since| super::unix_ms().saturating_sub(since));
+        let vacant = Value::Float(vacant_ms as f64 / 1e3);
+        self.add("heirloom_vacant_seconds", "How long nobody has owned the region.", Kind::Gauge, &[region], vacant, 0);
+        let standbys = status.instances.iter().filter(|i| i.role == Role::Standby && i.eligible).count();
+        self.gauge("heirloom_standby_ready", "Instances that could own at once.", &[region], standbys as u64);
+        let mut draining: BTreeMap<&str, u64> = BTreeMap::new();
+        for instance in status.instances.iter().filter(|i| i.role == Role::Draining) {
+            for (kind, count) in &instance.in_flight {
+                *draining.entry(kind).or_default() += count;
+            }
+        }
+        for (kind, count) in draining {
+            self.gauge("heirloom_draining", "In flight at draining instances.", &[region, ("kind", kind)], count);
+        }
+    }
+
+    fn handovers(&mut self, host: &Host) {
+        let region = ("region", host.name.as_str());
+        let it = host.metrics().clone();
+        let since = it.since_unix_ms;
+        for ((outcome, reason), count) in &it.outcomes {
+            let labels = [region, ("outcome", outcome.as_str()), ("reason", reason.as_str())];
+            let value = Value::Integer(*count);
+            self.add("heirloom_handovers_total", "Handovers answered.", Kind::Counter, &labels, value, since);
+        }
+        for (phase, histogram) in &it.phases {
+            let labels = [region, ("phase", phase.as_str())];
+            let help = "Time in each phase of a handover.";
+            self.add("heirloom_phase_duration_seconds", help, Kind::Histogram, &labels, histogram.value(), since);
+        }
+        for (name, help, histogram) in [
+            ("heirloom_blackout_seconds", "Longest wait of a writer at a switch, as it measured it.", &it.blackout),
+            ("heirloom_precopy_rounds", "Rounds before the freeze.", &it.rounds),
+            ("heirloom_dirty_pages", "Pages left for the freeze.", &it.frozen_pages),
+        ] {
+            self.add(name, help, Kind::Histogram, &[region], histogram.value(), since);
+        }
+    }
+}
+
+/// Own metrics of these regions.
+pub(crate) async fn of_regions(hosts: &[std::sync::Arc<Host>]) -> Vec<Family> {
+    let mut families = Families::default();
+    for host in hosts {
+        if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, host.status()).await {
+            families.region(host, &status);
+        }
+        families.handovers(host);
+    }
+    families.list
+}
+
+/// What belongs to no region.
+pub(crate) fn of_sidecar(hosts: &Hosts, start_unix_ms: u64) -> Vec<Family> {
+    let mut families = Families::default();
+    let labels = [("version", env!("CARGO_PKG_VERSION"))];
+    families.add("heirloom_build_info", "This sidecar's build.", Kind::Info, &labels, Value::Integer(1), 0);
+    let start = Value::Float(start_unix_ms as f64 / 1e3);
+    families.add("heirloom_start_time_seconds", "When this sidecar started.", Kind::Gauge, &[], start, 0);
+    let quarantined = Value::Integer(hosts.quarantined_total.load(Ordering::Relaxed));
+    let help = "Regions set aside since the start.";
+    families.add("heirloom_quarantined_total", help, Kind::Counter, &[], quarantined, start_unix_ms);
+    let (serving, aside): (Vec<_>, Vec<_>) =
+        hosts.all().into_iter().partition(|(_, slot)| matches!(slot, Slot::Serving(_)));
+    for (state, list) in [("serving", serving), ("quarantined", aside)] {
+        families.gauge("heirloom_regions", "Regions of this sidecar.", &[("state", state)], list.len() as u64);
+    }
+    families.list
+}
