@@ -1,4 +1,6 @@
 use super::*;
+use crate::error::Full;
+use crate::layout::{PAGE, SUMMARY_PAGES};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -144,4 +146,75 @@ fn fill(dir: &Path) {
     let e = Mapping::create_file(dir, &RegionSpec { name: "second".into(), ..spec(64 << 20) }).unwrap_err();
     assert_eq!(e.reason(), "REGION_FULL");
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "the draft is gone");
+}
+
+#[test]
+fn a_file_that_is_no_region_says_which_way() {
+    let dir = shm();
+    let path = dir.path().join("r");
+    let whole = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    let mut page = vec![0; 4096];
+    whole.copy_out(0, &mut page).unwrap();
+    let text = |bytes: &[u8]| {
+        let other = dir.path().join("other");
+        std::fs::write(&other, bytes).unwrap();
+        let e = Mapping::open_file(&other, false).unwrap_err();
+        (e.reason(), e.to_string())
+    };
+    assert_eq!(text(b""), ("REGION_CORRUPT", "region header: 0 bytes, expected 4096".into()));
+    assert_eq!(text(&page[..4095]).1, "region header: 4095 bytes, expected 4096");
+    let len = whole.header().virtual_len;
+    assert_eq!(text(&page).1, format!("region file: 4096 bytes, expected {len}"));
+    let (reason, said) = text(&[0x7f; 9000]);
+    assert!(reason == "REGION_CORRUPT" && said.starts_with("not a heirloom region"), "{said}");
+    page[8] = 2;
+    assert_eq!(text(&page), ("FORMAT_INCOMPATIBLE", "region format 2.0, this build reads 1.x".into()));
+
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert_eq!(Mapping::open_file(&link, false).unwrap_err().reason(), "IO", "a link is not followed");
+    assert_eq!(Mapping::open_file(dir.path(), true).unwrap_err().reason(), "INVALID_FIELD");
+    assert_eq!(Mapping::open_file(&dir.path().join("none"), true).unwrap_err().reason(), "IO");
+    let e = Mapping::create_file(&dir.path().join("none"), &spec(4 << 20)).unwrap_err();
+    assert!(e.to_string().starts_with("open directory"), "{e}");
+}
+
+#[test]
+fn a_region_whose_fixed_segments_are_not_allocated_is_refused() {
+    let dir = shm();
+    let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    made.bitmap_words()[0].fetch_and(!1, Ordering::Relaxed);
+    let e = Mapping::open_file(&dir.path().join("r"), false).unwrap_err();
+    assert!(matches!(e, Error::Corrupt(Corrupt::OutOfBounds { what: "unallocated extent", .. })), "{e}");
+}
+
+#[test]
+fn a_reboot_gives_back_the_grants_of_the_killed_and_the_blocks_of_the_ready() {
+    let dir = shm();
+    let m = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    let arena = m.segment(SegmentKind::SharedArena).offset;
+    m.ensure(arena, 8).unwrap();
+    // A grower killed after its grant; and an extent whose ready bit came to the disk without its blocks.
+    m.granted().fetch_add(5, Ordering::Relaxed);
+    let punch = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(m.fd().unwrap(), punch, arena as i64, EXTENT as i64).unwrap();
+    let blocks = || std::fs::metadata(dir.path().join("r")).unwrap().blocks() * 512;
+    assert!(blocks() < m.used_bytes());
+    m.settle_after_reboot().unwrap();
+    assert_eq!((blocks(), m.granted().load(Ordering::Relaxed) * EXTENT), (m.used_bytes(), m.used_bytes()));
+}
+
+#[test]
+fn damaged_accounts_make_a_region_full_and_nothing_worse() {
+    for granted in [0, 1, u64::MAX, 64] {
+        let m = Mapping::heap(&spec(4 << 20)).unwrap();
+        m.granted().store(granted, Ordering::Relaxed);
+        let arena = m.segment(SegmentKind::SharedArena);
+        for i in 0..arena.len / EXTENT {
+            match m.ensure(arena.offset + i * EXTENT, 8) {
+                Ok(()) => drop(m.words(arena.offset + i * EXTENT, 1).unwrap()),
+                Err(e) => assert_eq!(e.reason(), "REGION_FULL"),
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::error::Misuse;
+use crate::error::{Corrupt, Misuse};
+use crate::layout::plan::segment_len_min;
 use proptest::prelude::*;
 
 fn header() -> Header {

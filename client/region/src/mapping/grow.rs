@@ -1,0 +1,136 @@
+//! How a region grows: extents become ready, one by one, and never cease to be.
+//!
+//! Growth needs no claim. `fallocate` is idempotent, so a process killed inside `ensure` leaves at most blocks that the
+//! next one allocates again, and a share of the limit that stays granted; the ready bit comes last. (A claim by CAS, as in
+//! an extent table, would have to be taken over from the dead.)
+
+use super::Mapping;
+use crate::error::{Error, Full};
+use crate::layout::{EXTENT, PAGE, SUMMARY_PAGES, SegmentKind, align_up, extents};
+use crate::os;
+use crate::sync::{AtomicU64, Ordering};
+
+/// How often a grower yields to another one in flight before it calls the region full.
+const GRANT_TRIES: u32 = 100;
+
+impl Mapping {
+    /// Makes the bytes ready, within the region's limit; any process may call it at any time.
+    ///
+    /// # Errors
+    /// `Full` with figures when the limit or the file system is exhausted, `Misuse` in a forked child, `Denied` where the
+    /// mapping is read-only, `Corrupt` outside the file.
+    pub(crate) fn ensure(&self, offset: u64, len: u64) -> Result<(), Error> {
+        if self.is_ready(offset, len) {
+            return Ok(());
+        }
+        self.check_bounds("ensure", offset, Some(len), 1)?;
+        self.check_writable()?;
+        let owned = self.segment(SegmentKind::Owned);
+        if owned.contains(offset) {
+            // Whole extents become ready, so the tables must cover whole extents.
+            let first = (offset - owned.offset) / EXTENT * (EXTENT / PAGE);
+            let end = align_up(offset - owned.offset + len, EXTENT) / PAGE;
+            let (summary_first, summary_end) = (first / SUMMARY_PAGES, end.div_ceil(SUMMARY_PAGES));
+            self.ensure_table(SegmentKind::MarkSummary, summary_first * 4, summary_end * 4)?;
+            self.ensure_table(SegmentKind::Marks, first * 4, end * 4)?;
+            self.ensure_table(SegmentKind::PageCrcs, first * 8, end * 8)?;
+        }
+        self.grow(offset, len)
+    }
+
+    fn ensure_table(&self, kind: SegmentKind, first: u64, end: u64) -> Result<(), Error> {
+        let table = self.segment(kind);
+        self.grow(table.offset + first, end.min(table.len) - first)
+    }
+
+    fn grow(&self, offset: u64, len: u64) -> Result<(), Error> {
+        if len == 0 {
+            return Ok(());
+        }
+        for extent in offset / EXTENT..=(offset + len - 1) / EXTENT {
+            if !self.is_extent_ready(extent) {
+                self.grow_one(extent, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Grant, allocate, publish. Killed before the last step, it leaves a grant that is never used: the region's limit is
+    /// then reached an extent early, and never late.
+    fn grow_one(&self, extent: u64, needed_bytes: u64) -> Result<(), Error> {
+        if !self.grant(extent, needed_bytes)? {
+            return Ok(());
+        }
+        let given_back = |error| {
+            self.granted().fetch_sub(1, Ordering::Relaxed);
+            error
+        };
+        if let Some(fd) = self.fd() {
+            os::fs::allocate(fd, extent * EXTENT, EXTENT)
+                .map_err(|errno| given_back(self.refused(errno, needed_bytes)))?;
+        }
+        // Pairs with the Acquire load in `is_extent_ready`.
+        let before = self.bitmap_words()[(extent / 64) as usize].fetch_or(1 << (extent % 64), Ordering::AcqRel);
+        if before & (1 << (extent % 64)) != 0 {
+            self.granted().fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Takes one extent of the limit; false if somebody has made the extent ready meanwhile.
+    fn grant(&self, extent: u64, needed_bytes: u64) -> Result<bool, Error> {
+        let limit = self.limit_bytes() / EXTENT;
+        for _ in 0..GRANT_TRIES {
+            let granted = self.granted().load(Ordering::Relaxed);
+            if granted >= limit {
+                // Another may be about to make this very extent ready, or to give a grant back.
+                if granted == self.used_bytes() / EXTENT {
+                    break;
+                }
+                std::thread::yield_now();
+            } else if self
+                .granted()
+                .compare_exchange(granted, granted + 1, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return Ok(true);
+            }
+            if self.is_extent_ready(extent) {
+                return Ok(false);
+            }
+        }
+        if self.is_extent_ready(extent) {
+            return Ok(false);
+        }
+        let free_bytes = self.limit_bytes().saturating_sub(self.used_bytes());
+        Err(Full::Region { needed_bytes, free_bytes, limit_bytes: self.limit_bytes() }.into())
+    }
+
+    fn refused(&self, errno: nix::Error, needed_bytes: u64) -> Error {
+        match (errno, self.fd()) {
+            (nix::Error::ENOSPC | nix::Error::EDQUOT, Some(fd)) => {
+                let free_bytes = os::fs::free_bytes(fd);
+                Full::Region { needed_bytes, free_bytes, limit_bytes: self.limit_bytes() }.into()
+            }
+            _ => Error::io("fallocate", Some(std::path::Path::new(self.name())), errno),
+        }
+    }
+
+    /// Under another boot, with nobody attached: allocates again what the bitmap says is ready (the file system may have
+    /// written it back before the blocks that it speaks of), and drops grants of the dead.
+    pub(crate) fn settle_after_reboot(&self) -> Result<(), Error> {
+        if let Some(fd) = self.fd() {
+            for extent in (0..self.header.virtual_len / EXTENT).filter(|extent| self.is_extent_ready(*extent)) {
+                os::fs::allocate(fd, extent * EXTENT, EXTENT).map_err(|errno| self.refused(errno, EXTENT))?;
+            }
+        }
+        self.granted().store(self.used_bytes() / EXTENT, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn granted(&self) -> &AtomicU64 {
+        let offset = self.segment(SegmentKind::Extents).offset + extents::GRANTED;
+        // SAFETY: as in `bitmap_words`.
+        unsafe { &*self.at(offset).cast::<AtomicU64>() }
+    }
+}

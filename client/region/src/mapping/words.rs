@@ -1,0 +1,66 @@
+//! Words that a handle keeps after one check.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Mapping;
+use crate::error::Corrupt;
+use crate::sync::AtomicU64;
+
+/// Some words that stay mapped for as long as this lives: what a handle keeps after its one check.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    mapping: Arc<Mapping>,
+    first: *const AtomicU64,
+    len: usize,
+}
+
+// SAFETY: the pointer is into the mapping that is kept alive beside it, and the words are atomics.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Checks bounds and readiness once.
+    pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64, n: u64) -> Result<Self, Corrupt> {
+        let words = mapping.words(offset, n)?;
+        Ok(Self { first: words.as_ptr(), len: words.len(), mapping: Arc::clone(mapping) })
+    }
+    /// The mapping that they are in.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: checked by `Words::new`; extents once ready stay so, and the mapping lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.first, self.len) }
+    }
+}
+
+/// One word; see [`Words`].
+#[derive(Clone, Debug)]
+pub(crate) struct Word(Words);
+
+impl Word {
+    /// Checks bounds and readiness once.
+    pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64) -> Result<Self, Corrupt> {
+        Ok(Self(Words::new(mapping, offset, 1)?))
+    }
+    /// The mapping that it is in.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        self.0.mapping()
+    }
+}
+
+impl Deref for Word {
+    type Target = AtomicU64;
+    #[inline]
+    fn deref(&self) -> &AtomicU64 {
+        // SAFETY: as in `Words::deref`.
+        unsafe { &*self.0.first }
+    }
+}
