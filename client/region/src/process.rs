@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Misuse};
+use crate::gate::state::GateState;
 use crate::instances::{self, Row, flag};
 use crate::mapping::Mapping;
 use crate::os::liveness::LivenessPage;
@@ -28,6 +29,7 @@ pub struct Process {
     seat: Seat,
     id: u64,
     asymmetric: bool,
+    gate: Arc<GateState>,
     _liveness: Option<LivenessPage>,
 }
 
@@ -53,17 +55,27 @@ impl Process {
         let mode = if asymmetric { flag::ASYMMETRIC } else { flag::SYMMETRIC };
         // After the registration: a freezer that reads "asymmetric" may rely on its barrier reaching us.
         Row::of(&mapping, seat.row)?.flags().fetch_or(mode, Ordering::SeqCst);
-        Ok(Arc::new(Self::new(mapping, seat, asymmetric, held)))
+        Ok(Arc::new(Self::new(mapping, seat, asymmetric, held)?))
     }
 
     /// A process without a seat: it reads, and has neither slots nor lanes.
-    pub fn observer(mapping: Arc<Mapping>) -> Arc<Self> {
-        Arc::new(Self::new(mapping, Seat { row: NO_ROW, incarnation: 0 }, false, None))
+    ///
+    /// # Errors
+    /// `Corrupt` where the gate is outside what is allocated.
+    pub fn observer(mapping: Arc<Mapping>) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self::new(mapping, Seat { row: NO_ROW, incarnation: 0 }, false, None)?))
     }
 
-    fn new(mapping: Arc<Mapping>, seat: Seat, asymmetric: bool, liveness: Option<LivenessPage>) -> Self {
+    fn new(mapping: Arc<Mapping>, seat: Seat, asymmetric: bool, liveness: Option<LivenessPage>) -> Result<Self, Error> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { mapping, seat, id, asymmetric, _liveness: liveness }
+        let gate = GateState::new(&mapping, id, seat, asymmetric)?;
+        Ok(Self { mapping, seat, id, asymmetric, gate, _liveness: liveness })
+    }
+
+    /// Its side of the gate.
+    #[inline]
+    pub(crate) fn gate_state(&self) -> &Arc<GateState> {
+        &self.gate
     }
 
     /// The region.

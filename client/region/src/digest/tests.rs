@@ -1,0 +1,177 @@
+//! Switches, rounds and recovery on the heap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::error::{Generation, WriteError};
+use crate::instances::NewInstance;
+use crate::layout::{PAGE, RegionSpec, SegmentKind};
+use crate::process::Process;
+
+pub(crate) const BUDGET: Duration = Duration::from_millis(200);
+
+/// A region on the heap, its keeper, and OWNED ready for `pages` pages.
+pub(crate) fn region(pages: u64) -> (Arc<Mapping>, Keeper) {
+    let mapping = Mapping::heap(&RegionSpec::new("r", 64 << 20)).unwrap();
+    mapping.ensure(owned(&mapping, 0), pages * PAGE).unwrap();
+    let (keeper, recovery) = Keeper::open(Arc::clone(&mapping)).unwrap();
+    assert_eq!(recovery, Recovery { generation: 1, ..Recovery::default() });
+    (mapping, keeper)
+}
+
+pub(crate) fn owned(mapping: &Mapping, page: u64) -> u64 {
+    mapping.segment(SegmentKind::Owned).offset + page * PAGE
+}
+
+pub(crate) fn attach(keeper: &mut Keeper, version: &str) -> Arc<Process> {
+    let (seat, liveness) = keeper.seat(&NewInstance { version: version.into(), ..NewInstance::default() }).unwrap();
+    Process::attach(Arc::clone(keeper.mapping()), seat, liveness).unwrap()
+}
+
+pub(crate) fn switch_to(keeper: &mut Keeper, owner: u64) -> Committed {
+    let next = Next { owner_incarnation: owner, schema_fingerprint: 0 };
+    let switched = keeper.freeze(BUDGET).unwrap().seal(next).unwrap().commit().unwrap();
+    assert_eq!(switched.recomputed_root, Some(switched.root_digest), "a page was missed");
+    switched
+}
+
+/// One owned write of a word, as objects make it.
+pub(crate) fn write(process: &Process, generation: Generation, at: u64, value: u64) -> Result<(), WriteError> {
+    let word = process.mapping().word(at).unwrap();
+    let section = process.enter(generation)?;
+    section.mark(at, 8);
+    word.store(value, Ordering::Relaxed);
+    drop(section);
+    Ok(())
+}
+
+fn round(keeper: &mut Keeper) -> u64 {
+    keeper.begin_round().unwrap();
+    loop {
+        match keeper.round_step(3).unwrap() {
+            RoundStep::Done { pages } => return pages,
+            RoundStep::More => {}
+            RoundStep::GraceBlocked { rows } => panic!("nobody writes, but {rows:?}"),
+        }
+    }
+}
+
+#[test]
+fn ownership_goes_from_nobody_to_one_to_the_other_and_the_old_one_is_fenced() {
+    let (mapping, mut keeper) = region(8);
+    let (a, b) = (attach(&mut keeper, "v1"), attach(&mut keeper, "v2"));
+    assert_eq!(a.learn().unwrap_err().reason(), "NOT_OWNER");
+    assert_eq!(a.owner().unwrap(), (Generation::new(1), None));
+    switch_to(&mut keeper, a.incarnation());
+    let two = a.learn().unwrap();
+    assert_eq!(two, Generation::new(2));
+    write(&a, two, owned(&mapping, 3), 7).unwrap();
+    let (_, owner) = b.owner().unwrap();
+    assert_eq!(owner.unwrap().peer.unwrap().version, "v1");
+    assert!(matches!(write(&b, two, owned(&mapping, 3), 8), Err(WriteError::Fenced(f)) if !f.owns_again));
+
+    let switched = switch_to(&mut keeper, b.incarnation());
+    assert_eq!((switched.generation, switched.frozen_pages), (Generation::new(3), 1));
+    let Err(WriteError::Fenced(fenced)) = write(&a, two, owned(&mapping, 3), 9) else { panic!("not fenced") };
+    assert_eq!((fenced.term, fenced.current, fenced.owns_again), (two, Generation::new(3), false));
+    assert_eq!(mapping.word(owned(&mapping, 3)).unwrap().load(Ordering::Relaxed), 7);
+    assert_eq!(crate::gate::fenced_writes(&mapping).unwrap(), 2);
+
+    // Back again: the old term stays over, and says that there is a new one.
+    switch_to(&mut keeper, a.incarnation());
+    assert!(matches!(write(&a, two, owned(&mapping, 3), 9), Err(WriteError::Fenced(f)) if f.owns_again));
+    let four = a.learn().unwrap();
+    write(&a, four, owned(&mapping, 3), 10).unwrap();
+    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+}
+
+#[test]
+fn rounds_leave_to_the_freeze_only_what_was_written_since() {
+    let (mapping, mut keeper) = region(2000);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    for page in (0..2000).step_by(7) {
+        write(&a, g, owned(&mapping, page) + 8, page).unwrap();
+    }
+    assert_eq!(keeper.dirty_pages(), 286);
+    assert_eq!(round(&mut keeper), 286);
+    assert_eq!(keeper.dirty_pages(), 0);
+    write(&a, g, owned(&mapping, 1999), 1).unwrap();
+    write(&a, g, owned(&mapping, 0), 1).unwrap();
+    let switched = switch_to(&mut keeper, a.incarnation());
+    assert_eq!(switched.frozen_pages, 2);
+    assert_eq!(keeper.dirty_pages(), 0, "a commit completes a round");
+    assert_eq!(keeper.working_root(), switched.root_digest);
+}
+
+#[test]
+fn a_dropped_freeze_or_seal_opens_the_gate_and_its_candidate_is_overwritten() {
+    let (mapping, mut keeper) = region(4);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    let before = keeper.superblock();
+    let next = Next { owner_incarnation: 9, schema_fingerprint: 0 };
+    for attempt in 2..6 {
+        let frozen = keeper.freeze(BUDGET).unwrap();
+        assert_eq!(frozen.word(), GateWord::frozen(2, attempt));
+        if attempt % 2 == 0 {
+            drop(frozen);
+        } else {
+            let sealed = frozen.seal(next).unwrap();
+            assert_eq!(sealed.candidate().sequence, before.sequence + 1);
+            drop(sealed);
+        }
+        write(&a, g, owned(&mapping, 1), u64::from(attempt)).unwrap();
+        assert_eq!(a.gate(), GateWord::open(2, attempt), "attempts never repeat");
+    }
+    drop(keeper);
+    let (mut keeper, recovery) = Keeper::open(Arc::clone(&mapping)).unwrap();
+    assert_eq!(recovery, Recovery { generation: 2, candidate: true, ..Recovery::default() });
+    assert_eq!(keeper.superblock(), before);
+    assert_eq!(switch_to(&mut keeper, a.incarnation()).generation, Generation::new(3));
+    assert_eq!(a.learn().unwrap(), Generation::new(3));
+}
+
+#[test]
+fn a_commit_after_a_thaw_fails_and_the_next_switch_misses_nothing() {
+    let (mapping, mut keeper) = region(64);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    write(&a, g, owned(&mapping, 5), 1).unwrap();
+    let sealed = keeper.freeze(BUDGET).unwrap().seal(Next::default()).unwrap();
+    let frozen = crate::gate::gate_word(&mapping).unwrap();
+    assert!(GatePage::of(&mapping).unwrap().thaw(frozen));
+    write(&a, g, owned(&mapping, 5), 2).unwrap();
+    write(&a, g, owned(&mapping, 6), 2).unwrap();
+    let lost = sealed.commit().unwrap_err();
+    assert_eq!(lost, Lost { expected: frozen, found: frozen.thawed() });
+    assert_eq!(a.learn().unwrap(), g);
+    switch_to(&mut keeper, a.incarnation());
+    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+}
+
+#[test]
+fn a_flipped_bit_is_found_unless_the_page_is_dirty() {
+    let (mapping, mut keeper) = region(8);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    write(&a, g, owned(&mapping, 2), 1).unwrap();
+    round(&mut keeper);
+    let word = mapping.word(owned(&mapping, 2) + 80).unwrap();
+    word.fetch_xor(1 << 9, Ordering::Relaxed);
+    let faults = keeper.verify(&mut |_, _| {});
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!((faults[0].structure.as_str(), faults[0].offset_bytes), ("owned page 2", owned(&mapping, 2)));
+    // Its owner writes to it: what it holds is its owner's business again.
+    write(&a, g, owned(&mapping, 2), 1).unwrap();
+    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+    word.fetch_xor(1 << 9, Ordering::Relaxed);
+    // A page that nobody has marked has to be empty.
+    mapping.word(owned(&mapping, 4)).unwrap().store(1, Ordering::Relaxed);
+    assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, "owned page 4");
+}

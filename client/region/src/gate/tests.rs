@@ -1,0 +1,1 @@
+//! The gate under threads: symmetric and asymmetric, with more threads than slots.

@@ -1,0 +1,179 @@
+//! Entering and leaving: an owned write's section.
+//!
+//! To enter: store the slot `{generation, epoch}`, compiler barrier, Acquire-load the gate, and go on only if it is exactly
+//! the word learnt; re-read the page epoch inside. To leave: Release-store the slot idle. The epoch in the slot may be old,
+//! never new: the grace period of a round then waits too long, never too short.
+
+use std::marker::PhantomData;
+use std::sync::MutexGuard;
+
+use super::slots::announcement;
+use super::state::GateState;
+use super::thread::{self, FAST};
+use super::wait::Wait;
+use super::word::{GateWord, Phase};
+use crate::error::{Fenced, Generation, Misuse, WriteError};
+use crate::process::Process;
+use crate::sync::{AtomicU64, Ordering, compiler_fence, fence};
+
+/// Times that one call looks at the gate anew without having waited: each needs a handover or a thaw in between.
+const TRIES: u32 = 1000;
+
+/// Proof that the gate is open for this thread's write, and stays so until it is dropped. Short, straight code only: no
+/// system call, no allocation, no user code, no other section.
+#[must_use = "the write must happen while the section lives"]
+#[derive(Debug)]
+pub struct Section<'p> {
+    state: &'p GateState,
+    slot: &'p AtomicU64,
+    epoch: u32,
+    _shared: Option<MutexGuard<'p, ()>>,
+    _thread: PhantomData<*const ()>,
+}
+
+impl Section<'_> {
+    /// Marks the pages of OWNED that the `len` bytes at `offset` (from the start of the region) lie in as dirty. To be done
+    /// before the bytes are written: the Release fence lets nobody see the data without the marks.
+    #[inline]
+    pub(crate) fn mark(&self, offset: u64, len: u64) {
+        self.state.mark(offset, len, self.epoch);
+        fence(Ordering::Release);
+    }
+
+    /// The epoch that this section marks with.
+    #[cfg(test)]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Pairs with the freezer's loads of the slot: idle means that the section's stores are visible.
+        self.slot.store(0, Ordering::Release);
+        FAST.with(|fast| fast.in_section.set(false));
+    }
+}
+
+impl Process {
+    /// Opens a section for one owned write under `generation`. About a nanosecond while the gate is open; waits while it is
+    /// frozen.
+    ///
+    /// # Errors
+    /// `Fenced` if the generation is not this process' any more, `Frozen` if the gate stayed frozen for the longest wait
+    /// ([`Process::set_freeze_wait_max`]), `Misuse` in a forked child, for an observer, or inside another section.
+    #[inline]
+    pub fn enter(&self, generation: Generation) -> Result<Section<'_>, WriteError> {
+        let state = self.gate_state();
+        FAST.with(|fast| {
+            if fast.process.get() == state.id() && !fast.in_section.replace(true) {
+                // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
+                let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
+                if let Ok(epoch) = announce(state, slot, fast.epoch.get(), generation) {
+                    fast.epoch.set(epoch);
+                    return Ok(Section { state, slot, epoch, _shared: None, _thread: PhantomData });
+                }
+                fast.in_section.set(false);
+            }
+            enter_slowly(self, generation)
+        })
+    }
+}
+
+/// One try with one slot: the epoch to mark with, or the gate word that forbids to go on (the slot is idle again).
+#[inline(always)]
+fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generation) -> Result<u32, GateWord> {
+    let learnt = state.learnt.load(Ordering::Relaxed);
+    let announced = announcement(generation.get(), epoch);
+    let (word, epoch) = if state.asymmetric() {
+        slot.store(announced, Ordering::Relaxed);
+        // Keeps the compiler from moving the load up; the processor is kept from it by the freezer's membarrier.
+        compiler_fence(Ordering::SeqCst);
+        let word = state.word().load(Ordering::Acquire);
+        (word, state.epoch().load(Ordering::Relaxed))
+    } else {
+        // With the freezer's SeqCst change of the gate (or of the epoch) and SeqCst loads of the slots, one sees the other.
+        slot.swap(announced, Ordering::SeqCst);
+        let word = state.word().load(Ordering::SeqCst);
+        (word, state.epoch().load(Ordering::SeqCst))
+    };
+    if word == learnt && word >> 32 == generation.get() && word != 0 {
+        return Ok(epoch as u32);
+    }
+    slot.store(0, Ordering::Release);
+    Err(GateWord::from_raw(word))
+}
+
+#[cold]
+#[inline(never)]
+fn enter_slowly(process: &Process, generation: Generation) -> Result<Section<'_>, WriteError> {
+    let state = process.gate_state();
+    if FAST.with(|fast| fast.in_section.get()) {
+        let found = "a section inside a section; one write ends before the next begins".into();
+        return Err(Misuse::Argument { what: "owned write", found }.into());
+    }
+    let mut wait = Wait::new(state);
+    for _ in 0..TRIES {
+        let word = match try_any_slot(process, generation)? {
+            Ok(section) => return Ok(section),
+            Err(word) => word,
+        };
+        if word.is_detached() || process.is_forked_child() {
+            return Err(Misuse::Forked.into());
+        }
+        if word.generation() != generation {
+            return Err(fenced(process, generation, word));
+        }
+        match word.phase() {
+            Some(Phase::Open) if process.learn_word(word).is_ok() => {}
+            // Open under this number, but not to this process.
+            Some(Phase::Open) if state.load() == word => return Err(fenced(process, generation, word)),
+            Some(Phase::Open) => {}
+            Some(Phase::Frozen) | None => wait.once(word)?,
+        }
+    }
+    // A gate that changed this often while we looked; the caller may try again.
+    Err(WriteError::Frozen { waited: wait.waited() })
+}
+
+/// Tries the thread's own slot, or the instance's shared one where there is none.
+fn try_any_slot(process: &Process, generation: Generation) -> Result<Result<Section<'_>, GateWord>, WriteError> {
+    let state = process.gate_state();
+    // In a forked child the slots are the parent's.
+    if process.is_forked_child() {
+        return Err(Misuse::Forked.into());
+    }
+    let (slot, epoch, shared) = if thread::take_slot(state) {
+        // SAFETY: `take_slot` has just pointed FAST at a slot of this very process.
+        let slot: &AtomicU64 = FAST.with(|fast| unsafe { &*fast.slot.get() });
+        (slot, FAST.with(|fast| fast.epoch.get()), None)
+    } else {
+        let (slot, guard) = state.shared_slot()?;
+        // Nothing is known of what the slot's last user read; 1 is never newer than the truth.
+        (slot, 1, Some(guard))
+    };
+    FAST.with(|fast| fast.in_section.set(true));
+    match announce(state, slot, epoch, generation) {
+        Ok(epoch) => {
+            if shared.is_none() {
+                FAST.with(|fast| fast.epoch.set(epoch));
+            }
+            Ok(Ok(Section { state, slot, epoch, _shared: shared, _thread: PhantomData }))
+        }
+        Err(word) => {
+            FAST.with(|fast| fast.in_section.set(false));
+            Ok(Err(word))
+        }
+    }
+}
+
+#[cold]
+fn fenced(process: &Process, term: Generation, word: GateWord) -> WriteError {
+    if let Some(page) = process.gate_state().page() {
+        page.fenced_writes().fetch_add(1, Ordering::Relaxed);
+    }
+    let owns_again = word.is_open() && process.learn_word(word).is_ok();
+    // Whether the term has written before, the term knows.
+    Fenced { term, current: word.generation(), owns_again, nothing_written: false }.into()
+}
