@@ -1,0 +1,8 @@
+//! The daemon in this process, spoken to over its sockets as anybody else would.
+
+mod attach;
+mod control;
+mod http;
+mod start;
+mod support;
+mod tls;
