@@ -41,7 +41,7 @@ impl Histogram {
     }
 
     fn value(&self) -> Value {
-        Value::Histogram { bounds: self.bounds.to_vec(), counts: self.counts.clone(), sum: self.sum }
+        Value::Histogram { bounds: self.bounds.into(), counts: self.counts.clone(), sum: self.sum }
     }
 }
 
@@ -93,6 +93,7 @@ impl HandoverMetrics {
 /// Families under construction; one per name, in the order of first use.
 #[derive(Default)]
 struct Families {
+    region: String,
     list: Vec<Family>,
 }
 
@@ -102,7 +103,10 @@ impl Families {
         let sample = Sample { labels, value, created_unix_ms };
         match self.list.iter_mut().find(|f| f.name == name) {
             Some(family) => family.samples.push(sample),
-            None => self.list.push(Family { samples: vec![sample], ..Family::new(name, help, kind) }),
+            None => {
+                let family = Family::new(name, help, kind);
+                self.list.push(Family { region: self.region.clone(), samples: vec![sample], ..family });
+            }
         }
     }
 
@@ -110,21 +114,20 @@ impl Families {
         self.add(name, help, Kind::Gauge, labels, Value::Integer(value), 0);
     }
 
-    fn region(&mut self, host: &Host, status: &RegionStatus) {
-        let region = ("region", host.name.as_str());
-        self.gauge("heirloom_generation", "Open generation.", &[region], status.generation);
+    fn region(&mut self, status: &RegionStatus) {
+        self.gauge("heirloom_generation", "Open generation.", &[], status.generation);
         if let Some(owner) = &status.owner {
-            let labels = [region, ("instance", owner.instance.as_str()), ("version", owner.version.as_str())];
+            let labels = [("instance", owner.instance.as_str()), ("version", owner.version.as_str())];
             self.add("heirloom_owner_info", "Who owns the region.", Kind::Info, &labels, Value::Integer(1), 0);
         }
         for (state, bytes) in [("used", status.used_bytes), ("limit", status.limit_bytes)] {
-            self.gauge("heirloom_region_bytes", "Bytes of the region.", &[region, ("state", state)], bytes);
+            self.gauge("heirloom_region_bytes", "Bytes of the region.", &[("state", state)], bytes);
         }
         let vacant_ms = status.vacant_since_unix_ms.map_or(0, |since| super::unix_ms().saturating_sub(since));
         let vacant = Value::Float(vacant_ms as f64 / 1e3);
-        self.add("heirloom_vacant_seconds", "How long nobody has owned the region.", Kind::Gauge, &[region], vacant, 0);
+        self.add("heirloom_vacant_seconds", "How long nobody has owned the region.", Kind::Gauge, &[], vacant, 0);
         let standbys = status.instances.iter().filter(|i| i.role == Role::Standby && i.eligible).count();
-        self.gauge("heirloom_standby_ready", "Instances that could own at once.", &[region], standbys as u64);
+        self.gauge("heirloom_standby_ready", "Instances that could own at once.", &[], standbys as u64);
         let mut draining: BTreeMap<&str, u64> = BTreeMap::new();
         for instance in status.instances.iter().filter(|i| i.role == Role::Draining) {
             for (kind, count) in &instance.in_flight {
@@ -132,21 +135,20 @@ impl Families {
             }
         }
         for (kind, count) in draining {
-            self.gauge("heirloom_draining", "In flight at draining instances.", &[region, ("kind", kind)], count);
+            self.gauge("heirloom_draining", "In flight at draining instances.", &[("kind", kind)], count);
         }
     }
 
     fn handovers(&mut self, host: &Host) {
-        let region = ("region", host.name.as_str());
         let it = host.metrics().clone();
         let since = it.since_unix_ms;
         for ((outcome, reason), count) in &it.outcomes {
-            let labels = [region, ("outcome", outcome.as_str()), ("reason", reason.as_str())];
+            let labels = [("outcome", outcome.as_str()), ("reason", reason.as_str())];
             let value = Value::Integer(*count);
             self.add("heirloom_handovers_total", "Handovers answered.", Kind::Counter, &labels, value, since);
         }
         for (phase, histogram) in &it.phases {
-            let labels = [region, ("phase", phase.as_str())];
+            let labels = [("phase", phase.as_str())];
             let help = "Time in each phase of a handover.";
             self.add("heirloom_phase_duration_seconds", help, Kind::Histogram, &labels, histogram.value(), since);
         }
@@ -155,21 +157,23 @@ impl Families {
             ("heirloom_precopy_rounds", "Rounds before the freeze.", &it.rounds),
             ("heirloom_dirty_pages", "Pages left for the freeze.", &it.frozen_pages),
         ] {
-            self.add(name, help, Kind::Histogram, &[region], histogram.value(), since);
+            self.add(name, help, Kind::Histogram, &[], histogram.value(), since);
         }
     }
 }
 
 /// Own metrics of these regions.
 pub(crate) async fn of_regions(hosts: &[std::sync::Arc<Host>]) -> Vec<Family> {
-    let mut families = Families::default();
+    let mut all = Vec::new();
     for host in hosts {
+        let mut families = Families { region: host.name.clone(), ..Families::default() };
         if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, host.status()).await {
-            families.region(host, &status);
+            families.region(&status);
         }
         families.handovers(host);
+        all.append(&mut families.list);
     }
-    families.list
+    all
 }
 
 /// What belongs to no region.

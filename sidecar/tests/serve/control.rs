@@ -45,7 +45,9 @@ async fn health_and_reflection_are_the_standard_ones() {
 async fn bad_names_and_unknown_things_are_named() {
     let daemon = Daemon::start().await;
     let mut control = daemon.control().await;
-    for name in ["", "shop", "regions/", "regions/Shop", "regions/a/b", "regions/../etc", "regions/shop.0.1", "regions/-"] {
+    for name in
+        ["", "shop", "regions/", "regions/Shop", "regions/a/b", "regions/../etc", "regions/shop.0.1", "regions/-"]
+    {
         let refused = failure(control.get_region(v1::GetRegionRequest { name: name.into() }).await);
         assert_eq!(refused.reason, ErrorReason::InvalidName, "{name}");
         assert!(refused.expected.is_some() && refused.found.is_some(), "{name}: {refused:?}");
@@ -56,14 +58,47 @@ async fn bad_names_and_unknown_things_are_named() {
     let refused = failure::<()>(Err(status));
     assert_eq!((refused.reason, refused.found.as_deref()), (ErrorReason::RegionNotFound, Some("shop")));
     for refused in [
-        failure(control.handover(v1::HandoverRequest { name: "regions/shop".into(), ..Default::default() }).await.map(|_| ())),
-        failure(control.rollback(v1::RollbackRequest { name: "regions/shop".into(), ..Default::default() }).await.map(|_| ())),
+        failure(
+            control
+                .handover(v1::HandoverRequest { name: "regions/shop".into(), ..Default::default() })
+                .await
+                .map(|_| ()),
+        ),
+        failure(
+            control
+                .rollback(v1::RollbackRequest { name: "regions/shop".into(), ..Default::default() })
+                .await
+                .map(|_| ()),
+        ),
         failure(control.verify_region(v1::VerifyRegionRequest { name: "regions/shop".into() }).await.map(|_| ())),
         failure(control.get_handover(v1::GetHandoverRequest { name: "regions/shop/handovers/1".into() }).await),
-        failure(control.abort_handover(v1::AbortHandoverRequest { name: "regions/shop/handovers/-".into(), ..Default::default() }).await),
-        failure(control.drain_instance(v1::DrainInstanceRequest { name: "regions/shop/instances/i-1".into(), ..Default::default() }).await),
-        failure(control.watch_regions(v1::WatchRegionsRequest { name: "regions/shop".into(), after_sequence: 0 }).await.map(|_| ())),
-        failure(control.list_handovers(v1::ListHandoversRequest { parent: "regions/shop".into(), ..Default::default() }).await),
+        failure(
+            control
+                .abort_handover(v1::AbortHandoverRequest {
+                    name: "regions/shop/handovers/-".into(),
+                    ..Default::default()
+                })
+                .await,
+        ),
+        failure(
+            control
+                .drain_instance(v1::DrainInstanceRequest {
+                    name: "regions/shop/instances/i-1".into(),
+                    ..Default::default()
+                })
+                .await,
+        ),
+        failure(
+            control
+                .watch_regions(v1::WatchRegionsRequest { name: "regions/shop".into(), after_sequence: 0 })
+                .await
+                .map(|_| ()),
+        ),
+        failure(
+            control
+                .list_handovers(v1::ListHandoversRequest { parent: "regions/shop".into(), ..Default::default() })
+                .await,
+        ),
     ] {
         assert_eq!(refused.reason, ErrorReason::RegionNotFound, "{refused:?}");
     }

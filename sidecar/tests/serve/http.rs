@@ -28,8 +28,18 @@ async fn verbs_are_refused_to_browsers_and_bad_requests_are_named() {
     let json = "Content-Type: application/json";
     for (head, body, status, reason) in [
         ("POST /v1/regions/shop:handover\nContent-Type: text/plain", "{}", 403, "CALLER_DENIED"),
-        ("POST /v1/regions/shop:handover\nOrigin: http://evil.example\nContent-Type: application/json", "{}", 403, "CALLER_DENIED"),
-        ("POST /v1/regions/shop:handover\nHost: evil.example\nContent-Type: application/json", "{}", 403, "CALLER_DENIED"),
+        (
+            "POST /v1/regions/shop:handover\nOrigin: http://evil.example\nContent-Type: application/json",
+            "{}",
+            403,
+            "CALLER_DENIED",
+        ),
+        (
+            "POST /v1/regions/shop:handover\nHost: evil.example\nContent-Type: application/json",
+            "{}",
+            403,
+            "CALLER_DENIED",
+        ),
         (&format!("POST /v1/regions/shop:handover\n{json}"), "{\"expect\": 7}", 400, "INVALID_FIELD"),
         (&format!("POST /v1/regions/shop:handover?nonsense=1\n{json}"), "", 400, "INVALID_FIELD"),
         (&format!("POST /v1/regions/Shop:handover\n{json}"), "{}", 400, "INVALID_NAME"),

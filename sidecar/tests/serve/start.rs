@@ -44,7 +44,10 @@ async fn what_forbids_a_start_is_named() {
     let mut config = support::config(dir.path());
     config.server.grpc_listen = "127.0.0.1:0".into();
     let refused = serve::start(config).await.err().expect("TLS is missing");
-    assert!(matches!(&refused, ServeError::Config(ConfigError::Refused(v)) if v.key == "server.grpc_listen"), "{refused}");
+    assert!(
+        matches!(&refused, ServeError::Config(ConfigError::Refused(v)) if v.key == "server.grpc_listen"),
+        "{refused}"
+    );
 }
 
 /// Runs as another user when started again by the test below; otherwise does nothing.

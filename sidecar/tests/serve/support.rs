@@ -99,7 +99,9 @@ impl Daemon {
     pub(crate) async fn ready(&self, service: &str, version: &str) -> Attached {
         let mut attached = self.attach(hello(service, version)).await.expect("it may attach");
         attached.map();
-        attached.say(attach_request::Message::Ready(attach_request::Ready { ready: true, message: String::new() })).await;
+        attached
+            .say(attach_request::Message::Ready(attach_request::Ready { ready: true, message: String::new() }))
+            .await;
         attached
     }
 }
@@ -207,8 +209,11 @@ pub(crate) async fn http(address: SocketAddr, head: &str, body: &str) -> Answer 
     let (line, more) = head.split_once('\n').unwrap_or((head, ""));
     let host = if more.to_ascii_lowercase().contains("host:") { String::new() } else { format!("Host: {address}\r\n") };
     let more: String = more.lines().map(|l| format!("{}\r\n", l.trim())).collect();
-    let request =
-        format!("{} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n{more}\r\n{body}", line.trim(), body.len());
+    let request = format!(
+        "{} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {}\r\n{more}\r\n{body}",
+        line.trim(),
+        body.len()
+    );
     let exchange = move || {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
@@ -220,7 +225,8 @@ pub(crate) async fn http(address: SocketAddr, head: &str, body: &str) -> Answer 
     let text = tokio::task::spawn_blocking(exchange).await.unwrap();
     let (headers, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
     let status = headers.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    let body = if headers.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
+    let body =
+        if headers.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
     Answer { status, headers: headers.to_ascii_lowercase(), body }
 }
 

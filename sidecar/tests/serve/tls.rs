@@ -45,7 +45,11 @@ async fn daemon(ours: &Authority, dir: &Path) -> Daemon {
     .await
 }
 
-async fn connect(daemon: &Daemon, ours: &Authority, identity: Option<(String, String)>) -> Result<Channel, tonic::transport::Error> {
+async fn connect(
+    daemon: &Daemon,
+    ours: &Authority,
+    identity: Option<(String, String)>,
+) -> Result<Channel, tonic::transport::Error> {
     let mut tls = ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(ours.pem()));
     if let Some((cert, key)) = identity {
         tls = tls.identity(Identity::from_pem(cert, key));

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 pub(crate) use negotiate::{Format, negotiate};
 
@@ -35,13 +36,18 @@ pub(crate) struct Family {
     pub(crate) help: String,
     pub(crate) unit: String,
     pub(crate) kind: Kind,
+    /// The region that all samples come from; nothing for the sidecar's own.
+    pub(crate) region: String,
     pub(crate) samples: Vec<Sample>,
 }
+
+/// Sorted by name.
+pub(crate) type Labels = Arc<[(String, String)]>;
 
 /// One label set.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) labels: Labels,
     pub(crate) value: Value,
     /// When it began to count; 0: not known.
     pub(crate) created_unix_ms: u64,
@@ -51,10 +57,11 @@ pub(crate) struct Sample {
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     Integer(u64),
+    Signed(i64),
     Float(f64),
     /// Counts per bucket, not cumulative, one more than bounds; and the sum.
     Histogram {
-        bounds: Vec<f64>,
+        bounds: Arc<[f64]>,
         counts: Vec<u64>,
         sum: f64,
     },
@@ -63,13 +70,20 @@ pub(crate) enum Value {
 impl Sample {
     /// A number without labels.
     pub(crate) fn integer(value: u64) -> Self {
-        Sample { labels: Vec::new(), value: Value::Integer(value), created_unix_ms: 0 }
+        Sample { labels: Arc::default(), value: Value::Integer(value), created_unix_ms: 0 }
     }
 }
 
 impl Family {
     pub(crate) fn new(name: &str, help: &str, kind: Kind) -> Self {
-        Family { name: name.into(), help: help.into(), unit: String::new(), kind, samples: Vec::new() }
+        Family {
+            name: name.into(),
+            help: help.into(),
+            unit: String::new(),
+            kind,
+            region: String::new(),
+            samples: Vec::new(),
+        }
     }
 
     /// The name without the suffix that the kind adds.
@@ -140,7 +154,7 @@ impl Exposition {
             out.head(base, &joined.first);
             for family in std::iter::once(&joined.first).chain(&joined.others) {
                 for sample in &family.samples {
-                    out.sample(base, family.kind, sample);
+                    out.sample(base, family, sample);
                 }
             }
         }
@@ -185,13 +199,20 @@ impl Encoder {
         }
     }
 
-    fn sample(&mut self, base: &str, kind: Kind, sample: &Sample) {
+    fn sample(&mut self, base: &str, family: &Family, sample: &Sample) {
+        let kind = family.kind;
         self.labels.clear();
-        for (name, value) in &sample.labels {
+        if !family.region.is_empty() {
+            // A region's name needs no escaping.
+            let _ = write!(self.labels, "region=\"{}\"", family.region);
+        }
+        for (name, value) in sample.labels.iter() {
             if !self.labels.is_empty() {
                 self.labels.push(',');
             }
-            self.labels.push_str(name);
+            // What Prometheus does to a label that the target has, too.
+            let taken = !family.region.is_empty() && name == "region";
+            self.labels.push_str(if taken { "exported_region" } else { name });
             self.labels.push_str("=\"");
             escape(&mut self.labels, value, true);
             self.labels.push('"');
@@ -199,6 +220,10 @@ impl Encoder {
         match (&sample.value, kind) {
             (Value::Histogram { bounds, counts, sum }, _) => self.histogram(base, bounds, counts, *sum),
             (Value::Integer(n), kind) => {
+                self.line(base, suffix(kind), None);
+                let _ = writeln!(self.out, " {n}");
+            }
+            (Value::Signed(n), kind) => {
                 self.line(base, suffix(kind), None);
                 let _ = writeln!(self.out, " {n}");
             }

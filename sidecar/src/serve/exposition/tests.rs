@@ -1,6 +1,7 @@
 //! A reader of both formats, as strict as promtool where it matters, and what the encoder must survive.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::*;
 
@@ -19,10 +20,10 @@ fn encode(families: Vec<Family>, format: Format) -> (String, u64) {
     (exposition.encode(format), exposition.conflicts)
 }
 
-type Labels = Vec<(String, String)>;
+type Read = Vec<(String, String)>;
 
 /// Reads a text back: series and value; fails on what a scraper refuses.
-fn read(text: &str, format: Format) -> BTreeMap<(String, Labels), String> {
+fn read(text: &str, format: Format) -> BTreeMap<(String, Read), String> {
     let (mut out, mut family, mut done, mut ended) = (BTreeMap::new(), String::new(), BTreeSet::new(), false);
     for line in text.lines() {
         assert!(!ended, "after # EOF: {line}");
@@ -45,10 +46,10 @@ fn read(text: &str, format: Format) -> BTreeMap<(String, Labels), String> {
     out
 }
 
-fn read_sample(line: &str) -> (String, Labels, String) {
+fn read_sample(line: &str) -> (String, Read, String) {
     let end = line.find(['{', ' ']).expect(line);
     let (name, mut rest) = line.split_at(end);
-    let mut labels = Labels::new();
+    let mut labels = Read::new();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner;
         loop {
@@ -89,7 +90,7 @@ fn the_series_are_the_same_in_both_formats_but_for_start_timestamps() {
                 Kind::Histogram,
                 vec![sample(
                     &[("a", "b")],
-                    Value::Histogram { bounds: vec![0.1, 1.0], counts: vec![1, 2, 3], sum: 9.5 },
+                    Value::Histogram { bounds: Arc::new([0.1, 1.0]), counts: vec![1, 2, 3], sum: 9.5 },
                 )],
             ),
             family("build_info", Kind::Info, vec![sample(&[("version", "1")], Value::Integer(1))]),
@@ -119,13 +120,20 @@ fn hostile_labels_and_help_survive_the_way() {
 
 #[test]
 fn regions_join_in_one_family_and_contradictions_are_left_out() {
-    let of = |region: &str, kind| family("load", kind, vec![sample(&[("region", region)], Value::Integer(1))]);
+    let of = |region: &str, kind| Family {
+        region: region.into(),
+        ..family("load", kind, vec![sample(&[("a", "b"), ("region", "eu")], Value::Signed(-1))])
+    };
     let (text, conflicts) =
         encode(vec![of("shop", Kind::Gauge), of("cart", Kind::Gauge), of("bank", Kind::Counter)], Format::Text);
     assert_eq!((read(&text, Format::Text).len(), conflicts), (2, 1));
+    assert!(text.contains("load{region=\"cart\",a=\"b\",exported_region=\"eu\"} -1\n"), "{text}");
     // A gauge that is called as a part of a histogram.
-    let histogram =
-        family("h", Kind::Histogram, vec![sample(&[], Value::Histogram { bounds: vec![], counts: vec![2], sum: 1.0 })]);
+    let histogram = family(
+        "h",
+        Kind::Histogram,
+        vec![sample(&[], Value::Histogram { bounds: Arc::new([]), counts: vec![2], sum: 1.0 })],
+    );
     let (text, conflicts) =
         encode(vec![histogram, family("h_count", Kind::Gauge, vec![sample(&[], Value::Integer(1))])], Format::Text);
     assert_eq!((read(&text, Format::Text).len(), conflicts), (3, 1));
