@@ -140,6 +140,38 @@ pub enum WriteError {
     /// A term of another region, a forked child, a value whose `Serialize` fails.
     #[error(transparent)]
     Misuse(#[from] Misuse),
+    /// The object's bytes in the region are wrong.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The object's name is taken by another kind since the handle was opened.
+    #[error(transparent)]
+    Incompatible(#[from] Incompatible),
+    /// The operating system said no to growing the region.
+    #[error("{op}: {source}")]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl WriteError {
+    /// Why a write did not happen, from what failed before or within it.
+    pub(crate) fn from_error(error: Error) -> Self {
+        match error {
+            Error::Fenced(e) => e.into(),
+            Error::Full(e) => e.into(),
+            Error::Misuse(e) => e.into(),
+            Error::Corrupt(e) => e.into(),
+            Error::Incompatible(e) => e.into(),
+            Error::NotReady(_) => WriteError::Frozen { waited: Duration::ZERO },
+            Error::Io { op, source, .. } => WriteError::Io { op, source },
+            Error::NotOwner(_) | Error::Denied(_) => {
+                Misuse::Argument { what: "process", found: error.to_string() }.into()
+            }
+        }
+    }
 }
 
 impl From<WriteError> for Error {
@@ -149,6 +181,9 @@ impl From<WriteError> for Error {
             WriteError::Frozen { waited } => NotReady::Frozen { waited }.into(),
             WriteError::Full(e) => e.into(),
             WriteError::Misuse(e) => e.into(),
+            WriteError::Corrupt(e) => e.into(),
+            WriteError::Incompatible(e) => e.into(),
+            WriteError::Io { op, source } => Error::Io { op, path: None, source },
         }
     }
 }
