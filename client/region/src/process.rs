@@ -10,6 +10,7 @@ use crate::error::{Error, Misuse};
 use crate::gate::state::GateState;
 use crate::instances::{self, Row, flag};
 use crate::mapping::Mapping;
+use crate::objects::Local;
 use crate::os::liveness::LivenessPage;
 use crate::os::membarrier;
 use crate::sync::{AtomicU64, Ordering};
@@ -30,6 +31,7 @@ pub struct Process {
     id: u64,
     asymmetric: bool,
     gate: Arc<GateState>,
+    objects: Arc<Local>,
     _liveness: Option<LivenessPage>,
 }
 
@@ -69,7 +71,8 @@ impl Process {
     fn new(mapping: Arc<Mapping>, seat: Seat, asymmetric: bool, liveness: Option<LivenessPage>) -> Result<Self, Error> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let gate = GateState::new(&mapping, id, seat, asymmetric)?;
-        Ok(Self { mapping, seat, id, asymmetric, gate, _liveness: liveness })
+        let objects = Arc::default();
+        Ok(Self { mapping, seat, id, asymmetric, gate, objects, _liveness: liveness })
     }
 
     /// Its side of the gate.
@@ -93,6 +96,10 @@ impl Process {
     /// Unique among all `Process` values of this process and of those that forked it: a key for thread-local caches.
     pub fn id(&self) -> u64 {
         self.id
+    }
+    /// What its objects keep beside the region.
+    pub(crate) fn objects(&self) -> &Arc<Local> {
+        &self.objects
     }
     /// Whether slots rely on the freezer's barrier (else they announce themselves).
     pub fn is_asymmetric(&self) -> bool {

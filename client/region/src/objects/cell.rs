@@ -1,0 +1,319 @@
+//! Cells: one value of bytes, written by the owner, read by all, never torn.
+//!
+//! A cell is a header of 24 words in the owned area and four buffers. The value of version `v` lies in buffer `v & 3`; a
+//! writer at version `v` fills buffer `(v + 1) & 3` and then stores `v + 1` (Release).
+//!
+//! **Why no reader takes a torn value.** A reader loads the version `v` (Acquire), copies buffer `v & 3`, and after an
+//! Acquire fence loads the version again. Its buffer is filled next for `v + 4`, which begins after `v + 3` was stored and a
+//! Release fence. If the copy has any of those bytes, the fences order the second load after that store, so it gives at
+//! least `v + 3`. The reader accepts an advance of at most 2. It never writes, and it tries 16 times.
+//!
+//! **Crash argument.** A writer that is killed, or fenced between two of its sections, leaves a buffer half filled that no
+//! version refers to; the next write fills it again from its start. A first write makes the cell whole, value included,
+//! before one swap puts its name into the directory.
+//!
+//! A value carries a CRC over its version, generation, length and bytes. Buffers grow by powers of two, and an outgrown one
+//! is not used again: together they are smaller than the living one. A buffer's descriptor carries a CRC bound to its place,
+//! so that a damaged one is replaced and not written through.
+//!
+//! ```text
+//! word 0  version; 1..8 zeros; then four buffers of four words:
+//!      8  offset in the owned area   9  len_bytes:32 | capacity_bytes:32
+//!     10  generation:32 | crc of the value:32   11  crc of words 8, 9's capacity and the place:32 | zero:32
+//! ```
+
+use std::sync::{Arc, Mutex};
+
+use crate::alloc::OwnedAreas;
+use crate::directory::entry::{Entry, Kind};
+use crate::directory::{Directory, Key, Lookup};
+use crate::error::{Corrupt, Error, Full, Generation, Misuse, NotReady, WriteError};
+use crate::mapping::Mapping;
+use crate::name;
+use crate::objects::local::lock;
+use crate::objects::open::check_kind;
+use crate::process::Process;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+mod value;
+mod write;
+
+pub use value::{CellValue, Part};
+
+/// Words of a cell's header.
+const HEADER_WORDS: u64 = 24;
+/// How often a reader tries.
+const TRIES_MAX: u32 = 16;
+
+/// What a cell is opened by.
+#[derive(Clone, Copy, Debug)]
+pub struct CellSpec<'a> {
+    /// Its name, by the rules of [`name::object`].
+    pub name: &'a str,
+    /// For many cells under one name, in any order.
+    pub labels: &'a [(&'a str, &'a str)],
+    /// Largest value in bytes, all parts together, that this handle writes.
+    pub bytes_max: u64,
+}
+
+/// Identifies one write of one cell; equal only for the same write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp(pub u64, pub u64);
+
+impl Stamp {
+    /// Of a cell that was never written.
+    pub const UNBORN: Stamp = Stamp(0, 0);
+}
+
+/// A handle to a cell that may not exist yet; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    process: Arc<Process>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    labels: Vec<(String, String)>,
+    bytes_max: u64,
+    shared: Arc<Shared>,
+}
+
+/// What all handles to one cell share within a process.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// The header's offset in the region, 0 while unborn. It never changes.
+    header: AtomicU64,
+    /// One writer of this process at a time; the generation keeps out the others. Holds a buffer that a failed write took.
+    writer: Mutex<Option<(u64, u64)>>,
+}
+
+/// Opens a cell. The owner's first write creates it.
+///
+/// # Errors
+/// [`Misuse::Name`], [`Misuse::Argument`], [`Misuse::Forked`]; [`Error::Incompatible`] if the name is another kind's;
+/// [`Error::Corrupt`].
+pub fn open_cell(p: &Arc<Process>, spec: &CellSpec) -> Result<Cell, Error> {
+    if p.is_forked_child() {
+        return Err(Misuse::Forked.into());
+    }
+    name::object(spec.name)?;
+    let own = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+    let labels: Vec<_> = name::labels(spec.labels, false)?.iter().map(own).collect();
+    if spec.bytes_max > value::BYTES_MAX {
+        let found = format!("{}, at most {}", spec.bytes_max, value::BYTES_MAX);
+        return Err(Misuse::Argument { what: "bytes_max", found }.into());
+    }
+    let shared = p.objects().cell((spec.name.to_owned(), labels.clone()));
+    let inner = Inner { name: spec.name.to_owned(), labels, bytes_max: spec.bytes_max, shared };
+    // Too many labels are refused now, and not by the first write.
+    inner.entry(0).encode()?;
+    let cell = Cell { process: Arc::clone(p), inner: Arc::new(inner) };
+    cell.header()?;
+    Ok(cell)
+}
+
+impl Cell {
+    /// A copy of the value, with all its parts; `None` if it was never written. Lock-free.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] when writers were faster 16 times over; [`Error::Corrupt`], [`Error::Incompatible`].
+    pub fn read(&self) -> Result<Option<CellValue>, Error> {
+        match self.header()? {
+            Some(header) => read_at(self.process.mapping(), header),
+            None => Ok(None),
+        }
+    }
+
+    /// The stamp of the newest write, without its value.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn stamp(&self) -> Result<Stamp, Error> {
+        let Some(at) = self.header()? else { return Ok(Stamp::UNBORN) };
+        Ok(Stamp(at, self.process.mapping().word(at)?.load(Ordering::Acquire)))
+    }
+
+    /// Replaces the value, if it still has the stamp `expect`. `None`: it has another one, and nothing was written.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing is visible then. [`Full::Value`] for a value over `bytes_max`.
+    pub fn write(
+        &self,
+        generation: Generation,
+        parts: &[Part],
+        expect: Option<Stamp>,
+    ) -> Result<Option<Stamp>, WriteError> {
+        if self.process.is_forked_child() {
+            return Err(Misuse::Forked.into());
+        }
+        let len_bytes = value::len_bytes(parts);
+        if len_bytes > self.inner.bytes_max {
+            let (name, limit_bytes) = (self.inner.name.clone(), self.inner.bytes_max);
+            return Err(Full::Value { name, len_bytes, limit_bytes }.into());
+        }
+        let words = value::encode(parts);
+        let mut spare = lock(&self.inner.shared.writer);
+        // Fenced goes before a stamp that differs, and before taking space.
+        drop(self.process.enter(generation)?);
+        let writer = write::Writer { process: &self.process, generation, words: &words, len_bytes: len_bytes as u32 };
+        let found = self.header().map_err(WriteError::from_error)?;
+        let (at, version) = match found {
+            Some(at) => (at, writer.version(at)?),
+            None => (0, 0),
+        };
+        if expect.is_some_and(|stamp| stamp != if version == 0 { Stamp::UNBORN } else { Stamp(at, version) }) {
+            return Ok(None);
+        }
+        if found.is_some() {
+            return Ok(Some(Stamp(at, writer.replace(at, version, &mut spare)?)));
+        }
+        let entry = |header| self.inner.entry(header);
+        let at = writer.create(&self.inner.name, &self.inner.key_labels(), &entry)?;
+        self.inner.shared.header.store(at, Ordering::Release);
+        Ok(Some(Stamp(at, 1)))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The process through which it was opened.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// The header's offset, once the cell is born.
+    fn header(&self) -> Result<Option<u64>, Error> {
+        let known = self.inner.shared.header.load(Ordering::Acquire);
+        if known != 0 {
+            return Ok(Some(known));
+        }
+        let mapping = self.process.mapping();
+        let labels = self.inner.key_labels();
+        match Directory::owned(mapping).find(&Key::object(&self.inner.name, &labels))? {
+            Lookup::Vacant(_) | Lookup::Full => Ok(None),
+            Lookup::Found(found) => {
+                let at = header_of(mapping, &check_kind(found, &self.inner.name, Kind::Cell)?)?;
+                self.inner.shared.header.store(at, Ordering::Release);
+                Ok(Some(at))
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn entry(&self, payload: u64) -> Entry {
+        let created_unix_ms = crate::os::clock::unix_ms();
+        Entry { payload, created_unix_ms, labels: self.labels.clone(), ..Entry::new(Kind::Cell, &self.name) }
+    }
+
+    fn key_labels(&self) -> Vec<(&str, &str)> {
+        self.labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect()
+    }
+}
+
+/// Where a cell's header lies, checked.
+pub(crate) fn header_of(mapping: &Mapping, entry: &Entry) -> Result<u64, Corrupt> {
+    let (at, arena) = (entry.payload, OwnedAreas::of(mapping).arena);
+    if at.is_multiple_of(8) && arena.contains(at) && mapping.is_ready(at, HEADER_WORDS * 8) {
+        return Ok(at);
+    }
+    Err(Corrupt::field("cell's header", 0, "an offset in the owned area", at))
+}
+
+/// Reads the cell whose header lies at `at`; see the module for why the value is whole.
+pub(crate) fn read_at(mapping: &Mapping, at: u64) -> Result<Option<CellValue>, Error> {
+    let header = mapping.words(at, HEADER_WORDS)?;
+    for _ in 0..TRIES_MAX {
+        // Acquire: pairs with the writer's Release store; the buffer of this version is whole.
+        let version = header[0].load(Ordering::Acquire);
+        if version == 0 {
+            return Ok(None);
+        }
+        let copy = Buffer::load(header, version).copy(mapping, at, version);
+        // Pairs with the writer's Release fence: if the copy has bytes of a later fill, the load below sees its version.
+        fence(Ordering::Acquire);
+        let advanced = header[0].load(Ordering::Relaxed).wrapping_sub(version);
+        if advanced > 2 {
+            continue;
+        }
+        // The copy is stable: what is wrong with it is wrong in the region.
+        let (words, buffer) = copy?;
+        let parts = value::decode(&words, buffer.len, at)?;
+        let (stamp, generation) = (Stamp(at, version), Generation::new(u64::from(buffer.generation)));
+        return Ok(Some(CellValue { parts, stamp, generation }));
+    }
+    Err(NotReady::Contended { attempts: TRIES_MAX }.into())
+}
+
+/// Looks at all cells' entries: name, labels and value.
+pub(crate) fn read_entry(mapping: &Mapping, entry: &Entry) -> Result<Option<CellValue>, Error> {
+    read_at(mapping, header_of(mapping, entry)?)
+}
+
+/// A buffer's descriptor.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    offset: u64,
+    len: u32,
+    capacity: u32,
+    generation: u32,
+    value_crc: u32,
+    place_crc: u32,
+}
+
+impl Buffer {
+    fn first_word(version: u64) -> usize {
+        8 + 4 * (version & 3) as usize
+    }
+
+    fn load(header: &[AtomicU64], version: u64) -> Self {
+        let i = Self::first_word(version);
+        let [a, b, c, d] = std::array::from_fn(|k| header[i + k].load(Ordering::Relaxed));
+        let (len, capacity) = (b as u32, (b >> 32) as u32);
+        Self { offset: a, len, capacity, generation: c as u32, value_crc: (c >> 32) as u32, place_crc: d as u32 }
+    }
+
+    fn store(self, header: &[AtomicU64], version: u64) {
+        let words = [
+            self.offset,
+            u64::from(self.len) | u64::from(self.capacity) << 32,
+            u64::from(self.generation) | u64::from(self.value_crc) << 32,
+            u64::from(self.place_crc),
+        ];
+        for (to, word) in header[Self::first_word(version)..].iter().zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Binds offset and capacity to this buffer of this cell.
+    fn place_crc(at: u64, version: u64, offset: u64, capacity: u32) -> u32 {
+        value::crc(&[at, version & 3, offset, u64::from(capacity)])
+    }
+
+    /// Whether it leads to a buffer of this cell.
+    fn is_placed(&self, mapping: &Mapping, at: u64, version: u64) -> bool {
+        let arena = OwnedAreas::of(mapping).arena;
+        self.place_crc == Self::place_crc(at, version, self.offset, self.capacity)
+            && self.offset.is_multiple_of(8)
+            && arena.contains(self.offset)
+            && mapping.is_ready(self.offset, u64::from(self.capacity))
+    }
+
+    /// Copies the value and checks it.
+    fn copy(self, mapping: &Mapping, at: u64, version: u64) -> Result<(Vec<u64>, Self), Corrupt> {
+        if !self.is_placed(mapping, at, version) || self.len > self.capacity {
+            return Err(Corrupt::field("cell's buffer", at, "a descriptor with its CRC", self.offset));
+        }
+        let from = mapping.words(self.offset, u64::from(self.len).div_ceil(8))?;
+        let words: Vec<u64> = from.iter().map(|w| w.load(Ordering::Relaxed)).collect();
+        let found = value::value_crc(version, self.generation, self.len, &words);
+        if found != self.value_crc {
+            return Err(Corrupt::Checksum { what: "cell", offset: self.offset, expected: self.value_crc, found });
+        }
+        Ok((words, self))
+    }
+}

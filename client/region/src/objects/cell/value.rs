@@ -1,0 +1,122 @@
+//! A cell's value as bytes: one encoding per schema that its writer offers.
+//!
+//! ```text
+//! parts:32, then for each  schema:32 | codec:16 | zero:16 | len:32 | zero:32, bytes, zeros to the next word
+//! ```
+
+use super::Stamp;
+use crate::directory::entry::{bytes_of, words_of};
+use crate::error::{Corrupt, Generation};
+
+/// Largest value that a cell can have.
+pub(super) const BYTES_MAX: u64 = 1 << 30;
+/// Most parts of one value.
+const PARTS_MAX: u64 = 64;
+
+/// One encoding of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Number of the schema.
+    pub schema: u32,
+    /// Number of the codec.
+    pub codec: u16,
+    /// What the codec made.
+    pub bytes: Vec<u8>,
+}
+
+/// A value that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellValue {
+    /// The same value in one or more schemas; the writer's own first.
+    pub parts: Vec<Part>,
+    /// Of the write that made it.
+    pub stamp: Stamp,
+    /// In which generation it was written.
+    pub generation: Generation,
+}
+
+/// Bytes that [`encode`] makes of these.
+pub(super) fn len_bytes(parts: &[Part]) -> u64 {
+    8 + parts.iter().map(|p| 16 + (p.bytes.len() as u64).next_multiple_of(8)).sum::<u64>()
+}
+
+pub(super) fn encode(parts: &[Part]) -> Vec<u64> {
+    let mut words = Vec::with_capacity(len_bytes(parts) as usize / 8);
+    words.push(parts.len() as u64);
+    for part in parts {
+        words.push(u64::from(part.schema) | u64::from(part.codec) << 32);
+        words.push(part.bytes.len() as u64);
+        words.extend(words_of(&part.bytes));
+    }
+    words
+}
+
+/// Never panics, whatever the words; `offset` is for errors.
+pub(super) fn decode(words: &[u64], len_bytes: u32, offset: u64) -> Result<Vec<Part>, Corrupt> {
+    let bad = |what, expected: &'static str, found| Err(Corrupt::field(what, offset, expected, found));
+    let mut rest = words;
+    let count = rest.split_off_first().copied().unwrap_or(0);
+    if count > PARTS_MAX || u64::from(len_bytes) != words.len() as u64 * 8 {
+        return bad("cell's number of parts", "at most 64, in whole words", count);
+    }
+    let mut parts = Vec::new();
+    for _ in 0..count {
+        let Some([head, len]) = rest.split_off(..2) else {
+            return bad("cell's number of parts", "as many as there are", count);
+        };
+        let taken = usize::try_from(len.div_ceil(8)).ok().and_then(|n| rest.split_off(..n));
+        let Some(taken) = taken else {
+            return bad("length of a cell's part", "no more than its value", *len);
+        };
+        let mut bytes = bytes_of(taken);
+        bytes.truncate(*len as usize);
+        parts.push(Part { schema: *head as u32, codec: (head >> 32) as u16, bytes });
+    }
+    if rest.is_empty() { Ok(parts) } else { bad("length of a cell's value", "that of its parts", rest.len() as u64) }
+}
+
+pub(super) fn value_crc(version: u64, generation: u32, len: u32, words: &[u64]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for word in [version, u64::from(generation) | u64::from(len) << 32].iter().chain(words) {
+        hasher.update(&word.to_le_bytes());
+    }
+    hasher.finalize()
+}
+
+pub(super) fn crc(words: &[u64]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    words.iter().for_each(|word| hasher.update(&word.to_le_bytes()));
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parts() -> impl Strategy<Value = Vec<Part>> {
+        let part = (any::<u32>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..50))
+            .prop_map(|(schema, codec, bytes)| Part { schema, codec, bytes });
+        prop::collection::vec(part, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(parts in parts()) {
+            let words = encode(&parts);
+            prop_assert_eq!(words.len() as u64 * 8, len_bytes(&parts));
+            prop_assert_eq!(decode(&words, words.len() as u32 * 8, 0), Ok(parts));
+        }
+
+        #[test]
+        fn arbitrary_words_never_panic(words in prop::collection::vec(0u64..80, 0..20), wild: u64, at: prop::sample::Index) {
+            let mut words = words;
+            if !words.is_empty() {
+                let i = at.index(words.len());
+                words[i] = wild;
+            }
+            let _ = decode(&words, words.len() as u32 * 8, 0);
+        }
+    }
+}
