@@ -8,7 +8,6 @@
 //! record that was left running accordingly, and takes up every living instance's row as it is.
 
 mod assign;
-mod closing;
 mod drain;
 mod feed;
 mod ground;
@@ -18,7 +17,6 @@ pub mod machine;
 mod members;
 pub mod message;
 mod needs;
-mod outcome;
 pub mod policy;
 pub mod reason;
 pub mod record;
@@ -27,8 +25,6 @@ mod runner;
 mod session;
 pub mod status;
 mod switch;
-#[cfg(test)]
-mod tests;
 mod verbs;
 mod words;
 
