@@ -138,10 +138,11 @@ pub(crate) trait Ground: Send {
     fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault>;
     /// Whether the row's liveness lock proves its death.
     fn is_dead(&self, row: u32) -> bool;
-    /// Frees what the dead held, on the proof of its pidfd or of its lock. `Unspecified`: there is nothing of it any more.
+    /// Frees what the dead held, on the proof of its pidfd or of its lock.
     fn reclaim(&mut self, row: u32, incarnation: u64, pidfd: Option<BorrowedFd<'_>>) -> Result<(), Fault>;
     fn history_len_max(&self) -> usize;
-    fn history(&self) -> Vec<Vec<u8>>;
+    /// Each with the number that its place says.
+    fn history(&self) -> Vec<(u64, Vec<u8>)>;
     fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault>;
     /// Owned objects with values, and their schemas.
     fn present(&self) -> Result<Vec<Present>, Fault>;

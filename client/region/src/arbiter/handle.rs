@@ -239,7 +239,7 @@ impl Arbiter {
     ///
     /// # Errors
     /// `CALLER_DENIED` for a wrong token or another uid, `INSTANCE_NOT_FOUND` for one that is gone (attach anew),
-    /// `INVALID_FIELD` for a version label, `TABLE_FULL`, `REGION_CORRUPT`, `SHUTTING_DOWN`.
+    /// `INVALID_NAME` for a version label, `TABLE_FULL`, `REGION_CORRUPT`, `SHUTTING_DOWN`.
     pub fn attach(
         &self,
         hello: Hello,

@@ -10,6 +10,9 @@ use super::message::Refusal;
 use super::reason::Reason;
 use super::record::{Kind, Outcome, Phase, Record};
 
+/// No region has so many handovers; JSON's readers are exact up to here.
+const NUMBER_MAX: u64 = 1 << 53;
+
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     records: BTreeMap<u64, Record>,
@@ -22,9 +25,13 @@ impl Journal {
     /// All that the region remembers, newest `max`.
     pub(crate) fn load(ground: &dyn Ground, max: usize) -> Self {
         let mut journal = Self { next: 1, max: max.max(1), ..Self::default() };
-        for record in ground.history().iter().filter_map(|bytes| Record::from_bytes(bytes)).filter(|r| r.number > 0) {
-            journal.next = journal.next.max(record.number.saturating_add(1));
-            journal.keep(record);
+        for (number, bytes) in ground.history() {
+            // Bytes in the region are input: a record must say its own number, and leave room for those to come.
+            let record = Record::from_bytes(&bytes).filter(|r| r.number == number && (1..NUMBER_MAX).contains(&number));
+            if let Some(record) = record {
+                journal.next = journal.next.max(number + 1);
+                journal.keep(record);
+            }
         }
         journal
     }
@@ -142,7 +149,7 @@ impl Journal {
                 if sealed.generation > record.previous_generation {
                     record.outcome = Outcome::Committed;
                     record.phase = Phase::Drain;
-                    record.generation = record.previous_generation + 1;
+                    record.generation = record.previous_generation.saturating_add(1);
                     if record.generation == sealed.generation {
                         record.root_digest = sealed.root_digest;
                     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::ground::{Newcomer, Row};
+use super::ground::{Fault, Newcomer, Row};
 use super::machine::{Event, Id, Step};
 use super::message::{FromInstance, Hello, Outbox, Refusal, Reply, Welcome};
 use super::needs::{declare, verdict};
@@ -12,6 +12,7 @@ use super::reason::Reason;
 use super::record::{Cause, Kind, Outcome, Phase, Record, clip};
 use super::runner::Runner;
 use super::session::Session;
+use crate::error::Error;
 use crate::os::clock::unix_ms;
 
 /// Kinds of work in flight that one instance may report.
@@ -56,8 +57,9 @@ impl Runner {
 
     fn seat(&mut self, hello: &Hello) -> Result<(Id, Welcome), Refusal> {
         let label = hello.version.as_str();
-        crate::name::version(label).map_err(|e| Refusal::new(Reason::InvalidField, e.to_string()))?;
-        let random = |e: crate::error::Error| Refusal::new(Reason::Io, e.to_string());
+        let refused = |fault: Fault| Refusal::new(fault.reason, fault.message);
+        crate::name::version(label).map_err(|e| refused(Error::from(e).into()))?;
+        let random = |e: Error| refused(e.into());
         let token = crate::os::random_bytes::<16>().map_err(random)?;
         let (row, liveness) = if hello.read_only {
             let incarnation = u64::from_le_bytes(crate::os::random_bytes::<8>().map_err(random)?).max(1);
@@ -68,7 +70,7 @@ impl Runner {
         } else {
             let (version, start_ticks) = (label.to_owned(), hello.start_ticks);
             let newcomer = Newcomer { version, pid: hello.pid, uid: hello.uid, start_ticks, token };
-            self.ground.seat(&newcomer).map_err(|fault| Refusal::new(fault.reason, fault.message))?
+            self.ground.seat(&newcomer).map_err(refused)?
         };
         let (incarnation, instance) = (row.incarnation, row.instance.clone());
         let mut session = Session::new(&row, 0);
@@ -213,9 +215,7 @@ impl Runner {
             let pidfd = dead.pidfd.as_ref().map(AsFd::as_fd);
             if let Err(fault) = self.ground.reclaim(dead.row, dead.incarnation, pidfd) {
                 tracing::debug!(row = dead.row, reason = %fault.reason, "not freed yet: {}", fault.message);
-                if fault.reason != Reason::Unspecified {
-                    self.remains.push(dead);
-                }
+                self.remains.push(dead);
             }
         }
     }
@@ -274,6 +274,7 @@ impl Runner {
 
     fn look_at_all(&mut self) {
         let present = self.ground.present();
+        self.looked = Instant::now();
         for session in self.sessions.values_mut().filter(|s| s.row.is_some()) {
             session.verdict = match &present {
                 Ok(present) => verdict(&session.needs, present),

@@ -8,6 +8,7 @@
 //! record that was left running accordingly, and takes up every living instance's row as it is.
 
 mod assign;
+mod closing;
 mod drain;
 mod feed;
 mod ground;
@@ -17,14 +18,18 @@ pub mod machine;
 mod members;
 pub mod message;
 mod needs;
+mod outcome;
 pub mod policy;
 pub mod reason;
 pub mod record;
+mod region;
 mod restart;
 mod runner;
 mod session;
 pub mod status;
 mod switch;
+#[cfg(test)]
+mod tests;
 mod verbs;
 mod words;
 

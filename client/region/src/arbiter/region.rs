@@ -1,0 +1,226 @@
+//! The real ground: a region held by its keeper.
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::feed::OnEvent;
+use super::ground::{Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice};
+use super::handle::{Arbiter, FaultReport};
+use super::needs::Present;
+use super::policy::Policy;
+use super::reason::Reason;
+use super::restart;
+use crate::digest::{FreezeError, Keeper, Next, RoundStep};
+use crate::error::{Error, Misuse};
+use crate::history::RECORD_MAX;
+use crate::inspect;
+use crate::instances::{self, InstanceRow, NewInstance, Seat};
+use crate::recover::DeathProof;
+
+impl Arbiter {
+    /// Takes a region up and arbitrates over it on a thread of its own, until the last handle is dropped or
+    /// [`Arbiter::shutdown`]. `on_event` hears every change, on that thread, and must not block.
+    ///
+    /// # Errors
+    /// `Io` if there is no thread or no descriptor for it.
+    pub fn spawn(keeper: Keeper, policy: Policy, on_event: OnEvent) -> Result<Self, Error> {
+        restart::spawn(Box::new(keeper), policy, on_event)
+    }
+}
+
+impl Ground for Keeper {
+    fn identity(&self) -> Identity {
+        let mapping = self.mapping();
+        Identity { name: mapping.name().to_owned(), uuid: mapping.uuid(), limit_bytes: mapping.limit_bytes() }
+    }
+
+    fn sealed(&self) -> Sealed {
+        let current = self.superblock();
+        Sealed {
+            generation: current.generation,
+            owner: current.owner_incarnation,
+            root_digest: current.root_digest,
+            unix_ms: current.sealed_unix_ms,
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.mapping().used_bytes()
+    }
+
+    fn begin_round(&mut self) -> Result<(), Fault> {
+        Ok(Keeper::begin_round(self)?)
+    }
+
+    fn round_slice(&mut self, pages_max: u32) -> Result<Slice, Fault> {
+        Ok(match self.round_step(pages_max)? {
+            RoundStep::Done { pages } => Slice::Done(pages),
+            RoundStep::More => Slice::More,
+            RoundStep::GraceBlocked { .. } => Slice::Blocked,
+        })
+    }
+
+    fn dirty_pages(&self) -> u64 {
+        Keeper::dirty_pages(self)
+    }
+
+    fn pages_within(&self, budget: Duration) -> u64 {
+        self.freeze_fits(budget)
+    }
+
+    fn note_totals(&mut self) -> Result<(), Fault> {
+        Ok(self.record_totals()?)
+    }
+
+    fn set_budget(&mut self, budget: Duration) {
+        self.set_freeze_budget(budget);
+    }
+
+    fn close(
+        &mut self,
+        budget: Duration,
+        owner: u64,
+        schemas: u64,
+        go: &mut dyn FnMut(Closing) -> bool,
+    ) -> Result<Closed, NotClosed> {
+        let frozen = self.freeze(budget)?;
+        if !go(Closing::Frozen) {
+            return Err(NotClosed::Stopped);
+        }
+        let sealed = frozen.seal(Next { owner_incarnation: owner, schema_fingerprint: schemas })?;
+        if !go(Closing::Sealed) {
+            return Err(NotClosed::Stopped);
+        }
+        let done = sealed.commit().map_err(|lost| NotClosed::Writers(lost.to_string()))?;
+        Ok(Closed {
+            generation: done.generation.get(),
+            attempt: done.attempt.into(),
+            root_digest: done.root_digest,
+            frozen_pages: done.frozen_pages,
+            closed: done.closed,
+        })
+    }
+
+    fn blackout(&self, attempt: u64) -> Option<Duration> {
+        self.read_blackout(u32::try_from(attempt).ok()?)
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let rows = instances::rows(self.mapping());
+        rows.filter_map(|row| row.inspect_err(|fault| tracing::error!("instance table: {fault}")).ok())
+            .map(row)
+            .collect()
+    }
+
+    fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault> {
+        let new = NewInstance {
+            version: newcomer.version.clone(),
+            pid: newcomer.pid,
+            uid: newcomer.uid,
+            start_ticks: newcomer.start_ticks,
+            resume_token: newcomer.token,
+        };
+        let (seat, liveness) = Keeper::seat(self, &new)?;
+        match instances::read(self.mapping(), seat.row).map_err(Error::from)? {
+            Some(found) if found.seat == seat => Ok((row(found), liveness)),
+            _ => {
+                let message = format!("row {} does not hold who was just seated in it", seat.row);
+                Err(Fault { reason: Reason::RegionCorrupt, message })
+            }
+        }
+    }
+
+    fn is_dead(&self, row: u32) -> bool {
+        self.instance_dead(row)
+    }
+
+    fn reclaim(&mut self, row: u32, incarnation: u64, pidfd: Option<BorrowedFd<'_>>) -> Result<(), Fault> {
+        let proof = pidfd.and_then(|pidfd| DeathProof::by_pidfd(Seat { row, incarnation }, pidfd));
+        let done = match proof {
+            Some(proof) => self.reclaim_proved(proof),
+            None => Keeper::reclaim(self, row),
+        };
+        match done {
+            // Somebody else sits there by now, so the dead one's row was freed.
+            Err(Error::Misuse(Misuse::Argument { .. })) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    fn history_len_max(&self) -> usize {
+        RECORD_MAX
+    }
+
+    fn history(&self) -> Vec<(u64, Vec<u8>)> {
+        Keeper::history(self).newest(usize::MAX)
+    }
+
+    fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault> {
+        Ok(Keeper::history(self).put(number, bytes)?)
+    }
+
+    fn present(&self) -> Result<Vec<Present>, Fault> {
+        if let Some(lost) = self.mapping().poisoned() {
+            return Err(Error::from(lost).into());
+        }
+        // A value that nobody can read (torn, rotten) is no ground to keep one instance from owning rather than another.
+        let schemas = |cell: &inspect::CellInfo| match &cell.value {
+            Ok(Some(value)) => value.schemas.iter().map(|(schema, _)| *schema).collect(),
+            _ => Vec::new(),
+        };
+        let cells = inspect::cells(self.mapping());
+        Ok(cells
+            .iter()
+            .map(|cell| Present { object: cell.name.clone(), kind: "cell".into(), schemas: schemas(cell) })
+            .collect())
+    }
+
+    fn object_counts(&self) -> BTreeMap<String, u64> {
+        inspect::object_counts(self.mapping())
+    }
+
+    fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<FaultReport> {
+        let faults = Keeper::verify(self, progress);
+        faults
+            .into_iter()
+            .map(|fault| FaultReport {
+                reason: Reason::RegionCorrupt,
+                structure: fault.structure,
+                offset_bytes: fault.offset_bytes,
+                expected: fault.expected,
+                found: fault.found,
+            })
+            .collect()
+    }
+}
+
+impl From<FreezeError> for NotClosed {
+    fn from(error: FreezeError) -> Self {
+        match error {
+            FreezeError::Region(error) => NotClosed::Failed(error.into()),
+            FreezeError::Exhausted { .. } => {
+                NotClosed::Failed(Fault { reason: Reason::TableFull, message: error.to_string() })
+            }
+            FreezeError::BarrierFailed(_) => {
+                NotClosed::Failed(Fault { reason: Reason::Io, message: error.to_string() })
+            }
+            writers => NotClosed::Writers(writers.to_string()),
+        }
+    }
+}
+
+fn row(found: InstanceRow) -> Row {
+    Row {
+        row: found.seat.row,
+        incarnation: found.seat.incarnation,
+        number: found.number,
+        instance: found.name(),
+        version: found.instance.version,
+        pid: found.instance.pid,
+        uid: found.instance.uid,
+        start_ticks: found.instance.start_ticks,
+        attach_unix_ms: found.attach_unix_ms,
+        token: found.instance.resume_token,
+    }
+}

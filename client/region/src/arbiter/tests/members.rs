@@ -1,0 +1,163 @@
+//! Instances that come back, leave and die.
+
+use std::time::Duration;
+
+use super::Region;
+use crate::arbiter::*;
+
+fn hello(version: &str) -> Hello {
+    Hello { version: version.into(), ..Hello::default() }
+}
+
+#[test]
+fn coming_back_needs_the_token() {
+    let region = Region::new();
+    let one = region.owner("1.0.0");
+    region.arbiter.disconnected(one.id());
+    let status = region.instance(&one);
+    assert_eq!((status.role, status.connected), (Role::Owner, false), "silence changes no role");
+    let resume = |token| Hello { resume: Some((one.name().to_owned(), token)), ..hello("1.0.0") };
+    let denied = region.attach_as(resume([9; 16])).err().expect("refused");
+    assert_eq!(denied.reason, Reason::CallerDenied);
+    let stranger = Hello { uid: 5, ..resume(one.welcome.resume_token) };
+    assert_eq!(region.attach_as(stranger).err().expect("refused").reason, Reason::CallerDenied);
+    let unknown = Hello { resume: Some(("i-gone".into(), [0; 16])), ..hello("1.0.0") };
+    assert_eq!(region.attach_as(unknown).err().expect("refused").reason, Reason::InstanceNotFound);
+    let back = region.attach_as(resume(one.welcome.resume_token)).expect("resumed");
+    assert_eq!((back.id(), back.welcome.row), (one.id(), one.welcome.row));
+    assert!(region.instance(&one).connected);
+    assert_eq!(region.status().instances.len(), 1);
+}
+
+#[test]
+fn labels_are_checked_and_observers_only_read() {
+    let region = Region::new();
+    assert_eq!(region.attach_as(hello("")).err().expect("refused").reason, Reason::InvalidName);
+    assert_eq!(region.attach_as(hello(&"v".repeat(64))).err().expect("refused").reason, Reason::InvalidName);
+    let observer = region.attach_as(Hello { read_only: true, ..hello("1.0.0") }).expect("attached");
+    assert_eq!(observer.welcome.row, None);
+    observer.ready();
+    let status = region.instance(&observer);
+    assert_eq!((status.role, status.eligible), (Role::Observer, false));
+    assert_eq!(region.status().state, State::Vacant);
+    region.arbiter.disconnected(observer.id());
+    assert!(region.status().instances.is_empty());
+}
+
+#[test]
+fn a_leaving_owner_passes_on() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    old.leave();
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == new.id()));
+    let record = &region.history()[0];
+    assert_eq!((record.kind, record.cause, record.outcome), (Kind::Handover, Cause::OwnerLeft, Outcome::Committed));
+    assert_eq!(region.instance(&old).role, Role::Draining);
+    old.in_flight(0, true);
+    region.until(|s| s.instances.iter().any(|i| i.incarnation == old.id() && i.role == Role::Left));
+    region.kill(&old);
+    region.until(|s| s.instances.len() == 1);
+    assert_eq!(region.ground.world().reclaimed, [old.id()]);
+    let refused = region.rollback(None, SwitchOptions::default()).refusal();
+    assert_eq!(refused.reason, Reason::InstanceNotFound);
+}
+
+#[test]
+fn a_departure_leaves_a_vacancy_that_the_next_one_fills() {
+    let region = Region::with(Policy { vacancy: Vacancy::Hold, ..Policy::default() });
+    let old = region.owner("1.0.0");
+    let unready = region.attach("2.0.0");
+    old.leave();
+    old.agree(Hook::Flush);
+    let status = region.until(|s| s.state == State::Vacant);
+    assert_eq!((status.generation, status.owner), (3, None));
+    let record = region.record(2);
+    assert_eq!((record.kind, record.target, record.outcome), (Kind::Departure, None, Outcome::Committed));
+    assert_eq!(region.ground.world().sealed.owner, 0);
+    unready.ready();
+    assert_eq!(unready.agree(Hook::Prepare).cause, Cause::Succession);
+    let status = region.until(|s| s.state == State::Owned);
+    assert_eq!((status.generation, status.owner.expect("one").incarnation), (4, unready.id()));
+    assert_eq!(region.record(3).kind, Kind::Succession);
+}
+
+#[test]
+fn a_standby_leaves_without_any_switch() {
+    let region = Region::new();
+    let owner = region.owner("1.0.0");
+    let standby = region.standby("2.0.0");
+    standby.in_flight(1, false);
+    standby.leave();
+    let status = region.instance(&standby);
+    assert!(status.leaving && !status.eligible);
+    standby.in_flight(0, true);
+    region.until(|s| s.instances.iter().any(|i| i.role == Role::Left));
+    assert_eq!(region.status().owner.expect("an owner").incarnation, owner.id());
+    assert_eq!(region.history().len(), 1);
+}
+
+#[test]
+fn hold_keeps_the_region_vacant_until_somebody_hands_it_over() {
+    let region = Region::with(Policy { vacancy: Vacancy::Hold, ..Policy::default() });
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    region.kill(&old);
+    let status = region.until(|s| s.state == State::Vacant);
+    assert!(status.vacant_since_unix_ms.is_some());
+    assert_eq!(region.history().len(), 1);
+    let asked = region.to("2.0.0", SwitchOptions::default());
+    new.agree(Hook::Prepare);
+    let record = asked.record();
+    assert_eq!((record.outcome, record.source.expect("the dead").instance.as_str()), (Outcome::Committed, old.name()));
+}
+
+#[test]
+fn owners_that_die_one_after_the_other_are_held_back() {
+    let region = Region::new();
+    let mut owner = region.owner("1.0.0");
+    let standbys: Vec<_> = (0..3).map(|_| region.standby("1.0.0")).collect();
+    for (n, next) in standbys.iter().enumerate() {
+        region.kill(&owner);
+        if n == 2 {
+            break;
+        }
+        next.agree(Hook::Prepare);
+        region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == next.id()));
+        owner = region
+            .attach_as(Hello { resume: Some((next.name().into(), next.welcome.resume_token)), ..hello("1.0.0") })
+            .expect("resumed");
+    }
+    let status = region.until(|s| s.state == State::Quarantined);
+    assert_eq!(status.quarantine.expect("a fault").0, Reason::OwnerCrashLoop);
+    let held = region.history()[0].clone();
+    assert_eq!((held.outcome, held.reason), (Outcome::Aborted, Some(Reason::OwnerCrashLoop)));
+
+    // Neither readiness nor another arbiter lifts it; an explicit handover does.
+    let resume = Some((standbys[2].name().to_owned(), standbys[2].welcome.resume_token));
+    drop((owner, standbys));
+    let region = region.crash();
+    let last = region.attach_as(Hello { resume, ..hello("1.0.0") }).expect("resumed");
+    last.ready();
+    region.until(|s| s.state == State::Quarantined && s.instances.iter().any(|i| i.eligible));
+    let asked = region.begin(SwitchRequest::default());
+    last.agree(Hook::Prepare);
+    assert_eq!(asked.record().outcome, Outcome::Committed);
+    assert_eq!(region.status().state, State::Owned);
+}
+
+#[test]
+fn a_death_between_two_probes_is_seen_in_time() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    region.arbiter.proved_dead(old.id());
+    let status = region.until(|s| s.state == State::Vacant);
+    assert!(status.instances.is_empty());
+    region.arbiter.message(old.id(), FromInstance::Ready { ready: true, message: String::new() });
+    region.arbiter.disconnected(old.id());
+    let after = Duration::ZERO;
+    region.arbiter.message(old.id(), FromInstance::Leave { drain_timeout: Some(after) });
+    assert_eq!(region.status().state, State::Vacant, "the dead say nothing");
+}

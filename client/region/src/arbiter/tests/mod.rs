@@ -1,0 +1,16 @@
+//! The arbiter's thread under test, over a ground that does on demand what a real region does rarely.
+//!
+//! Nothing here sleeps: each step awaits the message or the state that must come, within [`SOON`].
+
+mod fake;
+mod handover;
+mod members;
+mod restart;
+mod verbs;
+
+use fake::Region;
+
+use std::time::Duration;
+
+/// Longest wait for anything that must happen.
+const SOON: Duration = Duration::from_secs(10);

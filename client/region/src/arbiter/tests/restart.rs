@@ -1,0 +1,118 @@
+//! An arbiter that takes up what another one left.
+
+use super::Region;
+use crate::arbiter::*;
+
+#[test]
+fn the_living_stay_what_they_were() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let (id, generation) = (old.id(), region.status().generation);
+    let (old_token, old_name) = (old.welcome.resume_token, old.name().to_owned());
+    drop((old, new));
+    let region = region.crash();
+    let status = region.status();
+    assert_eq!((status.state, status.generation), (State::Owned, generation));
+    assert_eq!(status.owner.expect("alive").incarnation, id, "not re-attached is not vacant");
+    assert_eq!(status.instances.len(), 2);
+    assert!(status.instances.iter().all(|i| !i.connected && !i.eligible));
+    let resume = Some((old_name, old_token));
+    region.attach_as(Hello { version: "1.0.0".into(), resume, ..Hello::default() }).expect("resumed");
+    assert_eq!(region.history().len(), 1);
+}
+
+#[test]
+fn an_unfinished_record_is_closed_as_it_went() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let asked = region.to("2.0.0", SwitchOptions { request_id: "r1".into(), ..SwitchOptions::default() });
+    let number = asked.number();
+    new.agree(Hook::Prepare);
+    old.called(Hook::Flush);
+    let ground = region.ground.clone();
+    let (old_resume, new_resume) =
+        ((old.name().to_owned(), old.welcome.resume_token), (new.name().to_owned(), new.welcome.resume_token));
+    drop((old, new));
+    let region = region.crash();
+    assert!(asked.answer.recv().is_err(), "nobody answers for the one that crashed");
+    let record = region.record(number);
+    assert_eq!((record.outcome, record.reason), (Outcome::Aborted, Some(Reason::SidecarRestarted)));
+    assert_eq!(record.phase, Phase::Flush);
+    let resumed = |resume| region.attach_as(Hello { version: "x".into(), resume: Some(resume), ..Hello::default() });
+    let old = resumed(old_resume).expect("resumed");
+    assert_eq!(old.called(Hook::Resume).1.number, number, "its flush had begun");
+    let new = resumed(new_resume).expect("resumed");
+    new.ready();
+    let joined = region.to("2.0.0", SwitchOptions { request_id: "r1".into(), ..SwitchOptions::default() }).record();
+    assert_eq!(joined.number, number, "the request id is remembered");
+    let next = region.hand_over(&old, &new);
+    assert_eq!((next.number, next.generation), (number + 1, 3), "numbering goes on");
+    assert_eq!(ground.world().sealed.owner, new.id());
+}
+
+#[test]
+fn a_crash_after_the_commit_is_told_as_committed() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let record = region.hand_over(&old, &new);
+    let (old_id, new_id, ground, policy) = (old.id(), new.id(), region.ground.clone(), region.policy.clone());
+    drop((region, old, new));
+    // As the arbiter would have left it, had it died right after the compare-and-swap.
+    let unfinished = Record { outcome: Outcome::Running, phase: Phase::Flush, generation: 2, ..record.clone() };
+    let unfinished = Record { end_unix_ms: None, root_digest: 0, ..unfinished };
+    ground.world().history.insert(record.number, serde_json::to_vec(&unfinished).expect("json"));
+    let region = Region::over(ground, policy);
+    let closed = region.record(record.number);
+    assert_eq!((closed.outcome, closed.generation, closed.root_digest), (Outcome::Committed, 3, record.root_digest));
+    let status = region.status();
+    assert_eq!(status.owner.expect("an owner").incarnation, new_id);
+    let old = status.instances.iter().find(|i| i.incarnation == old_id).expect("alive");
+    assert_eq!((old.role, old.generation), (Role::Draining, 2));
+}
+
+#[test]
+fn those_who_died_meanwhile_are_reclaimed_and_replaced() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    region.kill(&old);
+    let (ground, policy) = (region.ground.clone(), region.policy.clone());
+    let resume = (new.name().to_owned(), new.welcome.resume_token);
+    let id = old.id();
+    drop((region, old, new));
+    let region = Region::over(ground, policy);
+    region.until(|s| s.state == State::Vacant || s.state == State::Switching);
+    assert_eq!(region.ground.world().reclaimed, [id]);
+    let new =
+        region.attach_as(Hello { version: "2.0.0".into(), resume: Some(resume), ..Hello::default() }).expect("resumed");
+    new.ready();
+    new.agree(Hook::Prepare);
+    region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == new.id()));
+    assert_eq!(region.history()[0].kind, Kind::Promotion);
+}
+
+#[test]
+fn hostile_history_is_skipped() {
+    let region = Region::new();
+    let one = region.owner("1.0.0");
+    {
+        let mut world = region.ground.world();
+        world.history.insert(7, b"not json".to_vec());
+        let last = u64::MAX;
+        world.history.insert(last, format!(r#"{{"number":{last},"outcome":"running"}}"#).into_bytes());
+        world.history.insert(8, format!(r#"{{"number":8,"previous_generation":{last}}}"#).into_bytes());
+        world.history.insert(9, br#"{"number":4,"outcome":"committed","rolled_back_by":3,"source":{}}"#.to_vec());
+    }
+    let (ground, policy) = (region.ground.clone(), region.policy.clone());
+    let resume = (one.name().to_owned(), one.welcome.resume_token);
+    drop((region, one));
+    let region = Region::over(ground, policy);
+    let one = region.attach_as(Hello { version: "1".into(), resume: Some(resume), ..Hello::default() });
+    let one = one.expect("resumed");
+    one.ready();
+    let new = region.standby("2.0.0");
+    assert_eq!(region.hand_over(&one, &new).outcome, Outcome::Committed);
+}

@@ -1,0 +1,191 @@
+//! Verdicts in their order, rollbacks, dry runs, waiting for a target, draining.
+
+use std::time::Duration;
+
+use super::{Region, SOON};
+use crate::arbiter::*;
+
+fn options() -> SwitchOptions {
+    SwitchOptions::default()
+}
+
+#[test]
+fn verdicts_come_in_their_order() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let expected_generation = Some(7);
+    let refused = |asked: super::fake::Asked| asked.refusal().reason;
+    let already = region.to("1.0.0", SwitchOptions { expected_generation, ..options() }).record();
+    assert_eq!((already.outcome, already.generation), (Outcome::Already, 2));
+    assert_eq!(already.target.expect("the owner").instance, old.name());
+    let mismatch = region.to("9.9.9", SwitchOptions { expected_generation, ..options() }).refusal();
+    assert_eq!(mismatch.reason, Reason::GenerationMismatch);
+    assert_eq!((mismatch.expected.as_deref(), mismatch.found.as_deref()), (Some("7"), Some("2")));
+    assert_eq!(refused(region.to("9.9.9", options())), Reason::InstanceNotFound);
+    assert_eq!(refused(region.begin(SwitchRequest::default())), Reason::NoStandby);
+    let new = region.attach("2.0.0");
+    assert_eq!(refused(region.begin(SwitchRequest::default())), Reason::TargetNotReady);
+    new.say(FromInstance::Ready { ready: false, message: "filling its cache".into() });
+    let why = region.to("2.0.0", options()).refusal();
+    assert!(why.message.contains("filling its cache") && why.message.contains(new.name()), "{why}");
+    new.ready();
+    let twin = region.standby("2.0.0");
+    let ambiguous = region.to("2.0.0", options()).refusal();
+    assert_eq!(ambiguous.reason, Reason::TargetAmbiguous);
+    assert!(ambiguous.message.contains(new.name()) && ambiguous.message.contains(twin.name()), "{ambiguous}");
+    let long = SwitchOptions { request_id: "x".repeat(65), ..options() };
+    assert_eq!(refused(region.to("2.0.0", long)), Reason::InvalidField);
+    let slow = SwitchOptions { freeze_timeout: Some(Duration::from_secs(1)), ..options() };
+    assert_eq!(refused(region.to("2.0.0", slow)), Reason::InvalidField);
+    assert_eq!(region.history().len(), 1, "refusals leave no record");
+
+    let target = Target::Instance(new.name().into());
+    let running = region.begin(SwitchRequest { target: target.clone(), options: options() });
+    let number = running.number();
+    let second = region.begin(SwitchRequest { target, options: options() }).refusal();
+    assert_eq!((second.reason, second.handover), (Reason::HandoverInProgress, Some(number)));
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let validate_only = true;
+    let validated = region.to("2.0.0", SwitchOptions { validate_only, ..options() }).record();
+    assert_eq!((validated.outcome, validated.number, validated.exit_code()), (Outcome::Validated, 0, 0));
+    assert_eq!(validated.source.expect("the owner").incarnation, old.id());
+    assert_eq!(validated.target.expect("the target").incarnation, new.id());
+    let missing = region.to("3.0.0", SwitchOptions { validate_only, ..options() }).refusal();
+    assert_eq!(missing.reason, Reason::InstanceNotFound);
+    assert_eq!((region.history().len(), region.status().generation), (1, 2));
+}
+
+#[test]
+fn unreadable_values_make_a_standby_ineligible() {
+    let region = Region::new();
+    let _old = region.owner("1.0.0");
+    let new = region.attach("2.0.0");
+    let basket = |readable| Need { object: "basket".into(), kind: "cell".into(), readable, written: vec![] };
+    new.say(FromInstance::Declare(vec![basket(vec![1, 2])]));
+    new.ready();
+    let present = |schema| {
+        let there = Present { object: "basket".into(), kind: "cell".into(), schemas: vec![schema] };
+        region.ground.world().present = vec![there];
+    };
+    present(3);
+    let refused = region.to("2.0.0", options()).refusal();
+    assert_eq!(refused.reason, Reason::SchemaUnreadable);
+    let status = region.instance(&new);
+    assert!(status.ready && !status.eligible);
+    assert_eq!(status.ineligible.expect("a reason").0, Reason::SchemaUnreadable);
+    present(2);
+    region.until(|s| s.instances.iter().any(|i| i.incarnation == new.id() && i.eligible));
+    // What the owner writes on the way is looked at again before the freeze.
+    let asked = region.to("2.0.0", options());
+    new.called(Hook::Prepare);
+    present(3);
+    new.ready();
+    let record = asked.record();
+    assert_eq!((record.outcome, record.reason), (Outcome::Aborted, Some(Reason::SchemaUnreadable)));
+}
+
+#[test]
+fn a_rollback_names_what_it_undoes_and_may_be_repeated() {
+    let region = Region::new();
+    assert_eq!(region.rollback(None, options()).refusal().reason, Reason::NothingToRollBack);
+    let old = region.owner("1.0.0");
+    assert_eq!(region.rollback(Some(1), options()).refusal().reason, Reason::NothingToRollBack);
+    let new = region.standby("2.0.0");
+    let handover = region.hand_over(&old, &new);
+    assert_eq!(region.rollback(Some(77), options()).refusal().reason, Reason::HandoverNotFound);
+    let asked = region.rollback(None, options());
+    assert_eq!(old.agree(Hook::Prepare).kind, Kind::Rollback);
+    new.agree(Hook::Flush);
+    let rollback = asked.record();
+    assert_eq!((rollback.outcome, rollback.rolls_back), (Outcome::Committed, Some(handover.number)));
+    assert_eq!(region.record(handover.number).rolled_back_by, Some(rollback.number));
+    assert_eq!(region.record(handover.number).phase, Phase::Done, "who drained owns again");
+    for named in [None, Some(handover.number)] {
+        let again = region.rollback(named, options()).record();
+        assert_eq!((again.outcome, again.number), (Outcome::Already, rollback.number));
+    }
+    assert_eq!(region.status().owner.expect("an owner").incarnation, old.id());
+}
+
+#[test]
+fn a_rollback_to_one_that_is_gone_is_refused() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let first = region.hand_over(&old, &new);
+    let third = region.standby("3.0.0");
+    region.hand_over(&new, &third);
+    let passed = region.rollback(Some(first.number), options()).refusal();
+    assert_eq!((passed.reason, passed.handover), (Reason::NothingToRollBack, Some(first.number)));
+    assert_eq!(passed.found.as_deref(), Some(third.name()));
+    region.kill(&new);
+    region.until(|s| s.instances.len() == 2);
+    assert_eq!(region.rollback(None, options()).refusal().reason, Reason::InstanceNotFound);
+}
+
+#[test]
+fn a_target_is_awaited_for_a_while() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let ready_timeout = Some(SOON);
+    let asked = region.to("2.0.0", SwitchOptions { ready_timeout, ..options() });
+    asked.number();
+    assert_eq!(region.status().state, State::Switching);
+    let new = region.standby("2.0.0");
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    let record = asked.record();
+    assert_eq!((record.outcome, record.target.expect("found").incarnation), (Outcome::Committed, new.id()));
+
+    let ready_timeout = Some(Duration::from_millis(20));
+    let record = region.to("3.0.0", SwitchOptions { ready_timeout, ..options() }).record();
+    assert_eq!((record.outcome, record.phase), (Outcome::Aborted, Phase::Prepare));
+    assert_eq!((record.reason, record.exit_code()), (Some(Reason::InstanceNotFound), 3));
+}
+
+#[test]
+fn an_instance_is_drained_on_request() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let drain = |name: &str, force| {
+        Arbiter::ask(SOON, |reply| region.arbiter.drain(name.into(), force, None, reply)).expect("an answer")
+    };
+    assert_eq!(drain("i-77", false).expect_err("unknown").reason, Reason::InstanceNotFound);
+    assert_eq!(drain(old.name(), false).expect_err("alone").reason, Reason::OwnerWouldVacate);
+    let new = region.standby("2.0.0");
+    drain(old.name(), false).expect("somebody follows");
+    old.hear(|m| matches!(m, ToInstance::LeaveRequest { .. }).then_some(()));
+    old.leave();
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == new.id()));
+    region.arbiter.disconnected(new.id());
+    assert_eq!(drain(new.name(), true).expect_err("no stream").reason, Reason::Unreachable);
+}
+
+#[test]
+fn verify_and_shutdown_answer() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let report = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_, _| ()), reply)).expect("an answer");
+    assert_eq!(report.expect("nothing runs").checked_bytes, 4096);
+    let new = region.standby("2.0.0");
+    let asked = region.to("2.0.0", options());
+    new.agree(Hook::Prepare);
+    old.called(Hook::Flush);
+    let busy = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_, _| ()), reply)).expect("an answer");
+    assert_eq!(busy.expect_err("one runs").reason, Reason::HandoverInProgress);
+    let arbiter = region.arbiter.clone();
+    arbiter.shutdown();
+    let record = asked.record();
+    assert_eq!((record.outcome, record.reason), (Outcome::Aborted, Some(Reason::SidecarRestarted)));
+    old.called(Hook::Resume);
+    assert_eq!(region.to("2.0.0", options()).refusal().reason, Reason::ShuttingDown);
+    assert_eq!(region.abort(None).expect_err("gone").exit_code(), 5);
+}
