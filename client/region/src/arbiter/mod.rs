@@ -22,7 +22,6 @@ mod outcome;
 pub mod policy;
 pub mod reason;
 pub mod record;
-mod region;
 mod restart;
 mod runner;
 mod session;

@@ -30,7 +30,11 @@ fn shm() -> tempfile::TempDir {
 
 /// This test binary again, playing one part of [`play`]; what it prints first is returned.
 fn start(part: &str, region: &std::path::Path) -> (Child, String) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    start_by(Command::new(std::env::current_exe().unwrap()), part, region)
+}
+
+fn start_by(mut command: Command, part: &str, region: &std::path::Path) -> (Child, String) {
+    let mut child = command
         .args(["os::tests::play", "--exact", "--nocapture"])
         .env(PART, part)
         .env(REGION, region)
@@ -91,6 +95,13 @@ fn play() {
             // SAFETY: mapped; that it faults is the point.
             let _ = unsafe { page.as_ptr().read_volatile() };
             println!("says survived");
+        }
+        "attach" => {
+            let (seat, lock) = instances::seat(&mapping, &NewInstance::default()).unwrap();
+            let process = Process::attach(mapping.clone(), seat, lock).unwrap();
+            let flags = instances::read(&mapping, seat.row).unwrap().unwrap().flags;
+            println!("says {} {flags} {}", process.is_asymmetric(), super::membarrier::barrier().is_ok());
+            std::process::exit(0);
         }
         "keep" => {
             let _hold = KeeperHold::take(&mapping).unwrap();
@@ -174,6 +185,27 @@ fn a_fault_outside_every_region_ends_the_process_as_ever() {
     drop(region(&dir));
     let (mut child, said) = start("fault elsewhere", &dir.path().join("r"));
     assert_eq!((said.as_str(), child.wait().unwrap().signal()), ("", Some(libc::SIGBUS)));
+}
+
+#[test]
+fn the_slot_mode_published_is_what_the_kernel_allows() {
+    let dir = shm();
+    let mapping = region(&dir);
+    let mut without = Command::new(std::env::current_exe().unwrap());
+    without.env(super::membarrier::DISABLE_VARIABLE, "1");
+    let (mut child, said) = start_by(without, "attach", &dir.path().join("r"));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(
+        said,
+        format!("false {} false", instances::flag::SYMMETRIC),
+        "and no barrier is claimed to have been made"
+    );
+    let (mut child, said) = start("attach", &dir.path().join("r"));
+    assert!(child.wait().unwrap().success());
+    let asymmetric = super::membarrier::is_available();
+    let flag = if asymmetric { instances::flag::ASYMMETRIC } else { instances::flag::SYMMETRIC };
+    assert_eq!(said, format!("{asymmetric} {flag} {asymmetric}"));
+    assert_eq!(instances::rows(&mapping).count(), 2, "the dead keep their rows until they are reclaimed");
 }
 
 #[test]
