@@ -12,12 +12,13 @@
 //! version refers to; the next write fills it again from its start. A first write makes the cell whole, value included,
 //! before one swap puts its name into the directory.
 //!
+//! The version's word carries a check of itself, as a flipped bit could make it the version before, whose value is whole.
 //! A value carries a CRC over its version, generation, length and bytes. Buffers grow by powers of two, and an outgrown one
 //! is not used again: together they are smaller than the living one. A buffer's descriptor carries a CRC bound to its place,
 //! so that a damaged one is replaced and not written through.
 //!
 //! ```text
-//! word 0  version; 1..8 zeros; then four buffers of four words:
+//! word 0  version:48 | check:16; 1..8 zeros; then four buffers of four words:
 //!      8  offset in the owned area   9  len_bytes:32 | capacity_bytes:32
 //!     10  generation:32 | crc of the value:32   11  crc of words 8, 9's capacity and the place:32 | zero:32
 //! ```
@@ -42,6 +43,8 @@ pub use value::{CellValue, Part};
 
 /// Words of a cell's header.
 const HEADER_WORDS: u64 = 24;
+/// Last version, and the bits of it.
+const VERSION_MAX: u64 = (1 << 48) - 1;
 /// How often a reader tries.
 const TRIES_MAX: u32 = 16;
 
@@ -132,7 +135,8 @@ impl Cell {
     /// As [`read`](Self::read).
     pub fn stamp(&self) -> Result<Stamp, Error> {
         let Some(at) = self.header()? else { return Ok(Stamp::UNBORN) };
-        Ok(Stamp(at, self.process.mapping().word(at)?.load(Ordering::Acquire)))
+        let word = self.process.mapping().word(at)?.load(Ordering::Acquire);
+        Ok(Stamp(at, version_of(word, at)?))
     }
 
     /// Replaces the value, if it still has the stamp `expect`. `None`: it has another one, and nothing was written.
@@ -229,14 +233,14 @@ pub(crate) fn read_at(mapping: &Mapping, at: u64) -> Result<Option<CellValue>, E
     let header = mapping.words(at, HEADER_WORDS)?;
     for _ in 0..TRIES_MAX {
         // Acquire: pairs with the writer's Release store; the buffer of this version is whole.
-        let version = header[0].load(Ordering::Acquire);
+        let version = version_of(header[0].load(Ordering::Acquire), at)?;
         if version == 0 {
             return Ok(None);
         }
         let copy = Buffer::load(header, version).copy(mapping, at, version);
         // Pairs with the writer's Release fence: if the copy has bytes of a later fill, the load below sees its version.
         fence(Ordering::Acquire);
-        let advanced = header[0].load(Ordering::Relaxed).wrapping_sub(version);
+        let advanced = (header[0].load(Ordering::Relaxed) & VERSION_MAX).wrapping_sub(version);
         if advanced > 2 {
             continue;
         }
@@ -249,7 +253,21 @@ pub(crate) fn read_at(mapping: &Mapping, at: u64) -> Result<Option<CellValue>, E
     Err(NotReady::Contended { attempts: TRIES_MAX }.into())
 }
 
-/// Looks at all cells' entries: name, labels and value.
+/// The word that stores a version.
+fn version_word(version: u64, at: u64) -> u64 {
+    version | u64::from(value::crc(&[at, version]) as u16) << 48
+}
+
+/// The version that a word stores; 0 before the first.
+fn version_of(word: u64, at: u64) -> Result<u64, Corrupt> {
+    let version = word & VERSION_MAX;
+    if word == 0 || word == version_word(version, at) {
+        return Ok(version);
+    }
+    Err(Corrupt::field("cell's version", at, "a version with its check", word))
+}
+
+/// Reads the cell of an entry.
 pub(crate) fn read_entry(mapping: &Mapping, entry: &Entry) -> Result<Option<CellValue>, Error> {
     read_at(mapping, header_of(mapping, entry)?)
 }

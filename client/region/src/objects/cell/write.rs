@@ -1,6 +1,6 @@
 //! Writing a cell: space first, then short sections, the version last.
 
-use super::{Buffer, HEADER_WORDS, value};
+use super::{Buffer, HEADER_WORDS, value, version_of, version_word};
 use crate::alloc;
 use crate::directory::entry::Entry;
 use crate::directory::{Directory, Key, Lookup, SECTION_BYTES, write_owned};
@@ -25,7 +25,7 @@ impl Writer<'_> {
     /// The cell's version: it stands still, as this process owns and the caller has the cell's lock.
     pub(super) fn version(&self, at: u64) -> Result<u64, WriteError> {
         let word = self.process.mapping().word(at)?;
-        Ok(word.load(Ordering::Acquire))
+        Ok(version_of(word.load(Ordering::Acquire), at)?)
     }
 
     /// Writes the next version of the cell at `at`; gives its number.
@@ -79,7 +79,7 @@ impl Writer<'_> {
         }
         buffer.store(header, next);
         // Release: pairs with the reader's Acquire load.
-        header[0].store(next, Ordering::Release);
+        header[0].store(version_word(next, at), Ordering::Release);
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl Writer<'_> {
         let at = alloc::owned(mapping, HEADER_WORDS * 8).map_err(WriteError::from_error)?;
         write_owned(self.process, self.generation, offset, self.words)?;
         let header: [crate::sync::AtomicU64; HEADER_WORDS as usize] = Default::default();
-        header[0].store(FIRST, Ordering::Relaxed);
+        header[0].store(version_word(FIRST, at), Ordering::Relaxed);
         self.descriptor(at, FIRST, offset, capacity).store(&header, FIRST);
         write_owned(self.process, self.generation, at, &header.map(|w| w.into_inner()))?;
         // Only this process inserts in this generation; other cells of it may take the slot, each once.
