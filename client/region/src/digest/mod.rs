@@ -16,6 +16,7 @@
 
 pub mod keeper;
 pub(crate) mod marks;
+mod offline;
 pub mod pages;
 pub mod rounds;
 pub mod superblock;
@@ -27,11 +28,12 @@ pub mod verify;
 mod tests;
 
 pub use keeper::{Keeper, Recovery};
+pub use offline::{is_of_this_boot, verify_file};
 pub use pages::PageCrc;
 pub use rounds::RoundStep;
 pub use superblock::Superblock;
 pub use switch::{Committed, FreezeError, Frozen, Lost, Next, Sealed};
-pub use verify::Fault;
+pub use verify::{Fault, PageState, page_states};
 
 use crate::error::Error;
 use crate::gate::GateWord;
