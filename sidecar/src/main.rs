@@ -1,3 +1,7 @@
 //! `heirloom`: the sidecar daemon and the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    heirloom_sidecar::run_cli(std::env::args_os())
+}

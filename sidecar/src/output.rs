@@ -5,6 +5,7 @@
 //! `schema/` are made from these types, and a test compares them.
 
 mod convert;
+pub mod dump;
 pub(crate) mod time;
 
 use std::collections::BTreeMap;
@@ -314,6 +315,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("verify", schema_for!(Verify)),
         ("failure", schema_for!(Failure)),
         ("doctor", schema_for!(Doctor)),
+        ("dump", schema_for!(dump::Dump)),
     ]
 }
 

@@ -1,0 +1,63 @@
+//! `serve`: reads the configuration, then is the daemon until SIGTERM or SIGINT.
+
+use std::path::Path;
+
+use heirloom_proto::reason::exit;
+use heirloom_region::mapping::Mapping;
+
+use super::failed::Failed;
+use super::print::Printer;
+use super::{config as config_verb, verify};
+use crate::args::{Global, LogLines, Serve};
+use crate::config::{Config, LogFormat, Overrides, Verdict};
+use crate::serve::{ServeError, log, run as daemon, signalled};
+
+pub(crate) fn run(printer: Printer, global: &Global, args: &Serve) -> Result<u8, Failed> {
+    let overrides = Overrides {
+        socket: global.socket.clone().map(Into::into),
+        region_dir: args.region_dir.clone(),
+        grpc_listen: args.grpc_listen.clone(),
+        http_listen: args.http_listen.clone(),
+        log_format: args.log_format.map(|format| match format {
+            LogLines::Text => LogFormat::Text,
+            LogLines::Json => LogFormat::Json,
+        }),
+    };
+    let config = Config::load(args.config.as_deref(), overrides).map_err(|e| config_verb::wrong(&e))?;
+    if args.check {
+        let mut all = config.check();
+        all.extend(regions(&config.server.region_dir));
+        return Ok(config_verb::verdicts(printer, &all));
+    }
+    log::init(&config.log).map_err(|e| stopped(&e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failed::io("runtime", &e))?;
+    let ended = runtime.block_on(async { daemon(config, signalled()?).await });
+    ended.map_err(|e| stopped(&e))?;
+    Ok(exit::DONE)
+}
+
+fn stopped(error: &ServeError) -> Failed {
+    match error {
+        ServeError::Config(e) => config_verb::wrong(e),
+        ServeError::Busy { .. } | ServeError::SocketInUse { .. } | ServeError::NotASocket { .. } => {
+            Failed { exit_code: exit::REFUSED, reason: None, ..Failed::usage(error.to_string()) }
+        }
+        _ => Failed::io("serve", &std::io::Error::other(error.to_string())),
+    }
+}
+
+/// Opens every region on disk, to read only.
+fn regions(dir: &Path) -> Vec<Verdict> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    paths.sort();
+    let judge = |path: &std::path::PathBuf| {
+        let (ok, message) = match Mapping::open_file(path, true) {
+            Ok(region) => (true, format!("{} bytes of {} used", region.used_bytes(), region.limit_bytes())),
+            Err(e) => (false, verify::region_error(path, &e).text().replace('\n', ";")),
+        };
+        Verdict { key: path.display().to_string(), ok, message }
+    };
+    paths.iter().map(judge).collect()
+}
