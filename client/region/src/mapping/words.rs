@@ -10,7 +10,8 @@ use crate::sync::AtomicU64;
 /// Some words that stay mapped for as long as this lives: what a handle keeps after its one check.
 #[derive(Clone, Debug)]
 pub(crate) struct Words {
-    mapping: Arc<Mapping>,
+    /// Keeps `first` valid.
+    _mapping: Arc<Mapping>,
     first: *const AtomicU64,
     len: usize,
 }
@@ -24,11 +25,7 @@ impl Words {
     /// Checks bounds and readiness once.
     pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64, n: u64) -> Result<Self, Corrupt> {
         let words = mapping.words(offset, n)?;
-        Ok(Self { first: words.as_ptr(), len: words.len(), mapping: Arc::clone(mapping) })
-    }
-    /// The mapping that they are in.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
+        Ok(Self { first: words.as_ptr(), len: words.len(), _mapping: Arc::clone(mapping) })
     }
 }
 
@@ -49,10 +46,6 @@ impl Word {
     /// Checks bounds and readiness once.
     pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64) -> Result<Self, Corrupt> {
         Ok(Self(Words::new(mapping, offset, 1)?))
-    }
-    /// The mapping that it is in.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        self.0.mapping()
     }
 }
 
