@@ -198,43 +198,25 @@ impl Region {
         one
     }
     pub(in crate::arbiter) fn status(&self) -> RegionStatus {
-        Arbiter::ask(SOON, |reply| self.arbiter.status(reply)).expect("an answer")
+        status(&self.arbiter)
     }
     /// Awaits a state.
     pub(in crate::arbiter) fn until(&self, holds: impl Fn(&RegionStatus) -> bool) -> RegionStatus {
-        let deadline = Instant::now() + SOON;
-        loop {
-            let status = self.status();
-            if holds(&status) {
-                return status;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "not reached: {status:#?}");
-            // Woken by the next event; looks again anyhow, since timers make no event.
-            let _ = self.events.recv_timeout(left.min(Duration::from_millis(20)));
-        }
+        // Woken by the next event; looks again anyhow, since timers make no event.
+        until(&self.arbiter, |wait| drop(self.events.recv_timeout(wait)), holds)
     }
     pub(in crate::arbiter) fn instance(&self, one: &One) -> InstanceStatus {
         self.status().instances.into_iter().find(|i| i.incarnation == one.id()).expect("attached")
     }
     pub(in crate::arbiter) fn begin(&self, request: SwitchRequest) -> Asked {
-        let (sender, events) = channel();
-        let (answers, answer) = channel();
-        let observer = Box::new(move |event| drop(sender.send(event)));
-        let reply = Box::new(move |answer| drop(answers.send(answer)));
-        self.arbiter.handover(request, "uid:1000".into(), observer, reply);
-        Asked { events, answer }
+        Asked::new(|observer, reply| self.arbiter.handover(request, "uid:1000".into(), observer, reply))
     }
     pub(in crate::arbiter) fn to(&self, version: &str, options: SwitchOptions) -> Asked {
         self.begin(SwitchRequest { target: Target::Version(version.into()), options })
     }
     pub(in crate::arbiter) fn rollback(&self, handover: Option<u64>, options: SwitchOptions) -> Asked {
-        let (sender, events) = channel();
-        let (answers, answer) = channel();
-        let observer = Box::new(move |event| drop(sender.send(event)));
-        let reply = Box::new(move |answer| drop(answers.send(answer)));
-        self.arbiter.rollback(RollbackRequest { handover, options }, "uid:1000".into(), observer, reply);
-        Asked { events, answer }
+        let request = RollbackRequest { handover, options };
+        Asked::new(|observer, reply| self.arbiter.rollback(request, "uid:1000".into(), observer, reply))
     }
     /// From one to the other, with both hooks agreeing.
     pub(in crate::arbiter) fn hand_over(&self, from: &One, to: &One) -> Record {
@@ -259,6 +241,28 @@ impl Region {
     }
 }
 
+pub(in crate::arbiter) fn status(arbiter: &Arbiter) -> RegionStatus {
+    Arbiter::ask(SOON, |reply| arbiter.status(reply)).expect("an answer")
+}
+
+/// Awaits a state, and lets `pause` wait between two looks.
+pub(in crate::arbiter) fn until(
+    arbiter: &Arbiter,
+    pause: impl Fn(Duration),
+    holds: impl Fn(&RegionStatus) -> bool,
+) -> RegionStatus {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let status = status(arbiter);
+        if holds(&status) {
+            return status;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "not reached: {status:#?}");
+        pause(left.min(Duration::from_millis(20)));
+    }
+}
+
 /// A request under way.
 pub(in crate::arbiter) struct Asked {
     pub(in crate::arbiter) events: Receiver<HandoverEvent>,
@@ -266,6 +270,13 @@ pub(in crate::arbiter) struct Asked {
 }
 
 impl Asked {
+    pub(in crate::arbiter) fn new(call: impl FnOnce(Observer, Reply<Result<Record, Refusal>>)) -> Self {
+        let (sender, events) = channel();
+        let (answers, answer) = channel();
+        let observer = Box::new(move |event| drop(sender.send(event)));
+        call(observer, Box::new(move |answer| drop(answers.send(answer))));
+        Self { events, answer }
+    }
     pub(in crate::arbiter) fn done(&self) -> Result<Record, Refusal> {
         self.answer.recv_timeout(SOON).expect("an answer")
     }
@@ -309,6 +320,19 @@ pub(in crate::arbiter) struct One {
 }
 
 impl One {
+    pub(in crate::arbiter) fn attach(arbiter: &Arbiter, hello: Hello) -> Result<Self, Refusal> {
+        Self::attach_with(arbiter, hello, None)
+    }
+    pub(in crate::arbiter) fn attach_with(
+        arbiter: &Arbiter,
+        hello: Hello,
+        pidfd: Option<OwnedFd>,
+    ) -> Result<Self, Refusal> {
+        let (sender, inbox) = channel();
+        let outbox = Box::new(Tube(sender));
+        let welcome = Arbiter::ask(SOON, |reply| arbiter.attach(hello, pidfd, outbox, reply)).expect("an answer")?;
+        Ok(Self { arbiter: arbiter.clone(), inbox, welcome })
+    }
     pub(in crate::arbiter) fn id(&self) -> u64 {
         self.welcome.incarnation
     }

@@ -5,6 +5,7 @@
 mod fake;
 mod handover;
 mod members;
+mod real;
 mod restart;
 mod verbs;
 
