@@ -215,9 +215,7 @@ impl Runner {
             let pidfd = dead.pidfd.as_ref().map(AsFd::as_fd);
             if let Err(fault) = self.ground.reclaim(dead.row, dead.incarnation, pidfd) {
                 tracing::debug!(row = dead.row, reason = %fault.reason, "not freed yet: {}", fault.message);
-                if fault.reason != Reason::Unspecified {
-                    self.remains.push(dead);
-                }
+                self.remains.push(dead);
             }
         }
     }
@@ -276,6 +274,7 @@ impl Runner {
 
     fn look_at_all(&mut self) {
         let present = self.ground.present();
+        self.looked = Instant::now();
         for session in self.sessions.values_mut().filter(|s| s.row.is_some()) {
             session.verdict = match &present {
                 Ok(present) => verdict(&session.needs, present),

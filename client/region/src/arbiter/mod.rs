@@ -22,6 +22,7 @@ mod outcome;
 pub mod policy;
 pub mod reason;
 pub mod record;
+mod region;
 mod restart;
 mod runner;
 mod session;

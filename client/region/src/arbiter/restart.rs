@@ -80,6 +80,7 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         vacant_since_ms: (!matches!(owner, Owner::Alive(_))).then_some(now_ms),
         counts: None,
         stale: true,
+        looked: now,
         timer: None,
         retry: None,
         probe: now,

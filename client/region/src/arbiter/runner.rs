@@ -27,6 +27,8 @@ use super::switch::{Active, Asked};
 
 /// How often liveness locks are asked.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How old the verdict on who may own may be in a status: looking reads every cell.
+const LOOK_AGE: Duration = Duration::from_millis(200);
 /// Commands taken between two looks at everything else.
 const COMMANDS_MAX: usize = 128;
 /// After which a switch that nobody asked for is tried again.
@@ -57,6 +59,7 @@ pub(crate) struct Runner {
     pub(super) counts: Option<(Instant, BTreeMap<String, u64>)>,
     /// Whether somebody's eligibility may have changed.
     pub(super) stale: bool,
+    pub(super) looked: Instant,
     pub(super) timer: Option<(Instant, Timer)>,
     pub(super) retry: Option<Instant>,
     pub(super) probe: Instant,
@@ -104,7 +107,7 @@ impl Runner {
                 reply(self.feed.watch(after, watcher, status, now));
             }
             Command::Status { reply } => {
-                self.stale = true;
+                self.stale |= self.looked.elapsed() >= LOOK_AGE;
                 self.refresh();
                 reply(self.status());
             }

@@ -80,7 +80,7 @@ fn unreadable_values_make_a_standby_ineligible() {
     assert!(status.ready && !status.eligible);
     assert_eq!(status.ineligible.expect("a reason").0, Reason::SchemaUnreadable);
     present(2);
-    assert!(region.instance(&new).eligible);
+    region.until(|s| s.instances.iter().any(|i| i.incarnation == new.id() && i.eligible));
     // What the owner writes on the way is looked at again before the freeze.
     let asked = region.to("2.0.0", options());
     new.called(Hook::Prepare);
