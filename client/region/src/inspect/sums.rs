@@ -70,7 +70,7 @@ impl Sums {
 }
 
 /// The positions in an ascending list whose values lie in `first..first + n`.
-fn within(list: &[u32], first: usize, n: usize) -> std::ops::Range<usize> {
+fn within(list: &[u32], first: usize, n: usize) -> Range<usize> {
     list.partition_point(|w| (*w as usize) < first)..list.partition_point(|w| (*w as usize) < first + n)
 }
 
