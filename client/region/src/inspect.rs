@@ -26,7 +26,7 @@ pub use crate::alloc::{SelfCounter, counted};
 pub use crate::directory::Kind as ObjectKind;
 pub use crate::objects::lane::lanes_used;
 pub use catalog::{Catalog, Labels, MetricFamily, Sample, Value};
-pub(crate) use sums::{GrowingWords, growing_words};
+pub(crate) use sums::monotone_totals;
 
 /// All metrics with their values, families by name, series by labels. Whoever does this often keeps a [`Catalog`].
 pub fn metrics(mapping: &Mapping) -> Vec<MetricFamily> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::alloc::OwnedAreas;
 use crate::error::{Generation, WriteError};
 use crate::instances::NewInstance;
 use crate::layout::{PAGE, RegionSpec, SegmentKind};
@@ -21,14 +20,8 @@ pub(crate) fn region(pages: u64) -> (Arc<Mapping>, Keeper) {
     (mapping, keeper)
 }
 
-/// A page of the owned arena: the index before it is no place for arbitrary words.
 pub(crate) fn owned(mapping: &Mapping, page: u64) -> u64 {
-    OwnedAreas::of(mapping).arena.offset + page * PAGE
-}
-
-/// What faults call that page.
-fn name_of(mapping: &Mapping, page: u64) -> String {
-    format!("owned page {}", (owned(mapping, page) - mapping.segment(SegmentKind::Owned).offset) / PAGE)
+    mapping.segment(SegmentKind::Owned).offset + page * PAGE
 }
 
 pub(crate) fn attach(keeper: &mut Keeper, version: &str) -> Arc<Process> {
@@ -173,12 +166,12 @@ fn a_flipped_bit_is_found_unless_the_page_is_dirty() {
     word.fetch_xor(1 << 9, Ordering::Relaxed);
     let faults = keeper.verify(&mut |_, _| {});
     assert_eq!(faults.len(), 1, "{faults:?}");
-    assert_eq!((faults[0].structure.as_str(), faults[0].offset_bytes), (&*name_of(&mapping, 2), owned(&mapping, 2)));
+    assert_eq!((faults[0].structure.as_str(), faults[0].offset_bytes), ("owned page 2", owned(&mapping, 2)));
     // Its owner writes to it: what it holds is its owner's business again.
     write(&a, g, owned(&mapping, 2), 1).unwrap();
     assert!(keeper.verify(&mut |_, _| {}).is_empty());
     word.fetch_xor(1 << 9, Ordering::Relaxed);
     // A page that nobody has marked has to be empty.
     mapping.word(owned(&mapping, 4)).unwrap().store(1, Ordering::Relaxed);
-    assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, name_of(&mapping, 4));
+    assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, "owned page 4");
 }

@@ -14,7 +14,6 @@ use super::{KeeperRecord, superblock, totals};
 use crate::error::{Corrupt, Error};
 use crate::gate::page::GatePage;
 use crate::layout::{PAGE, SegmentKind};
-use crate::inspect;
 use crate::mapping::Mapping;
 use crate::sync::{Ordering, fence};
 
@@ -167,10 +166,6 @@ impl Keeper {
             Ok(found) => faults.extend(found),
             Err(why) => faults.push(fault_of(why)),
         }
-        faults.extend(inspect::faults(&self.mapping).into_iter().map(|object| {
-            let fault = Fault::from(object.error);
-            Fault { structure: format!("{}: {}", object.structure, fault.structure), ..fault }
-        }));
         faults.truncate(FAULTS_MAX);
         faults
     }

@@ -139,11 +139,18 @@ impl Catalog {
         }
     }
 
-    /// Visits kind and lane words of each series that has any.
-    pub(super) fn for_each_series(&self, mut visit: impl FnMut(Kind, Range<u64>)) {
+    /// Visits kind, lane words and (for one in `f64`) position in the sums of floats of each series.
+    pub(super) fn for_each_series(&self, mut visit: impl FnMut(Kind, Range<usize>, usize)) {
         for family in self.families.values() {
             let Some(kind) = family.kind.filter(|k| k.in_lanes()) else { continue };
-            family.series.iter().for_each(|s| visit(kind, s.payload..s.payload + u64::from(s.words)));
+            for series in &family.series {
+                let first = series.payload as usize;
+                visit(
+                    kind,
+                    first..first + series.words as usize,
+                    self.special.float_at(series.payload).unwrap_or(usize::MAX),
+                );
+            }
         }
     }
 

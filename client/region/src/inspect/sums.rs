@@ -1,7 +1,5 @@
 //! Adding up the lanes.
 
-use std::ops::Range;
-
 use super::{Catalog, Kind, lane_words_used};
 use crate::layout::EXTENT;
 use crate::mapping::Mapping;
@@ -70,35 +68,33 @@ impl Sums {
 }
 
 /// The positions in an ascending list whose values lie in `first..first + n`.
-fn within(list: &[u32], first: usize, n: usize) -> Range<usize> {
+fn within(list: &[u32], first: usize, n: usize) -> std::ops::Range<usize> {
     list.partition_point(|w| (*w as usize) < first)..list.partition_point(|w| (*w as usize) < first + n)
 }
 
-/// Adjacent lane words whose totals only grow: counters, and the buckets of histograms (their sums may fall).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GrowingWords {
-    pub(crate) words: Range<u64>,
-    /// Whether they hold `f64`.
-    pub(crate) float: bool,
-}
-
-/// All lane words whose totals only grow, ascending, in runs as long as they are.
-pub(crate) fn growing_words(mapping: &Mapping) -> Vec<GrowingWords> {
+/// For each lane word that only grows its total, as a number that only grows too (an `f64`'s bits do, as long as it is not
+/// negative); 0 for the others. A total below an earlier one is corruption.
+pub(crate) fn monotone_totals(mapping: &Mapping) -> Vec<u64> {
     let mut catalog = Catalog::default();
     catalog.refresh(mapping);
-    let mut runs = Vec::new();
-    catalog.for_each_series(|kind, words| match kind {
-        Kind::Counter | Kind::FloatCounter => runs.push(GrowingWords { words, float: kind == Kind::FloatCounter }),
-        Kind::Histogram => runs.push(GrowingWords { words: words.start..words.end - 1, float: false }),
-        _ => {}
-    });
-    runs.sort_by_key(|run| run.words.start);
-    runs.dedup_by(|next, run| {
-        let joins = run.words.end == next.words.start && run.float == next.float;
-        if joins {
-            run.words.end = next.words.end;
+    let sums = Sums::read(mapping, &catalog.special);
+    let mut totals = vec![0; sums.ints.len()];
+    catalog.for_each_series(|kind, words, float_at| {
+        // A histogram's sum may fall, by negative observations; its buckets do not.
+        let counts = match kind {
+            Kind::Counter => words,
+            Kind::Histogram => words.start..words.end.saturating_sub(1),
+            Kind::FloatCounter => {
+                if let (Some(total), Some(sum)) = (totals.get_mut(words.start), sums.floats.get(float_at)) {
+                    *total = sum.to_bits();
+                }
+                return;
+            }
+            _ => return,
+        };
+        if let (Some(totals), Some(ints)) = (totals.get_mut(counts.clone()), sums.ints.get(counts)) {
+            totals.copy_from_slice(ints);
         }
-        joins
     });
-    runs
+    totals
 }

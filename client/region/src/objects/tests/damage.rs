@@ -26,7 +26,7 @@ fn read_all(m: &Mapping) {
     inspect::cells(m);
     inspect::object_counts(m);
     inspect::faults(m);
-    inspect::growing_words(m);
+    inspect::monotone_totals(m);
 }
 
 #[test]
@@ -111,6 +111,6 @@ proptest! {
             }
             let _ = open_gauge(&p, &desc(name)).map(|g| g.value());
         }
-        let _ = reclaim::reclaim_all_lanes(&m, 7, &|_| true);
+        let _ = crate::objects::reclaim::reclaim_all_lanes(&m, 7, &|_| true);
     }
 }
