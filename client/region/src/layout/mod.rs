@@ -12,6 +12,8 @@
 //! LANES | SHARED_INDEX | SHARED_ARENA | OWNED | MARK_SUMMARY | MARKS | PAGE_CRCS | TOTALS | HISTORY   grown by extents
 //! ```
 
+#[cfg(test)]
+mod document;
 pub mod header;
 mod plan;
 
