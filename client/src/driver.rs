@@ -1,0 +1,440 @@
+//! The control thread's loop: see [`crate::control`].
+//!
+//! What is to be said is not queued but found by comparing what is so with what was said ([`Said`]). So a lost link needs no
+//! replay (nothing counts as said on a new one), and changes that come faster than they are said are said once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use heirloom_proto::v1::attach_request::Hello;
+use heirloom_region::arbiter::{FromInstance, Hook, Record, ToInstance};
+use heirloom_region::instances::{self, flag};
+use tokio::sync::mpsc;
+
+use crate::dial::{DialError, Dialled, dial};
+use crate::facts::{self, Hint};
+use crate::hooks::{Call, Flush, Prepare, Resume, Veto};
+use crate::link::Live;
+use crate::open::{Opened, Redial, backoff};
+use crate::role::{Link, Role};
+use crate::serving::Left;
+use crate::session::{Leaving, Session};
+
+/// Counts of work in flight are said so often at most, and while something drains they are looked at so often.
+const TICK: Duration = Duration::from_millis(100);
+/// An owner that wants to leave waits so long for a lost sidecar to come back before it goes without.
+const GRACE: Duration = Duration::from_secs(1);
+/// For the arbiter to take note that an instance has left, and for the flush of one that leaves without an arbiter.
+const FAREWELL: Duration = Duration::from_secs(2);
+const FLUSH: Duration = Duration::from_secs(10);
+/// A leave that was taken back (its flush was vetoed) is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Hook calls that are remembered, in case the arbiter asks again after the link was lost.
+const CALLS_MAX: usize = 16;
+
+pub(crate) struct Driver {
+    session: Arc<Session>,
+    live: Option<Live>,
+    /// When the link was lost.
+    lost: Option<Instant>,
+    redial: Option<Redial>,
+    dialling: Option<Dialling>,
+    /// The attempt under way looks from outside whether it is the same region.
+    looking: bool,
+    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    said: Said,
+    calls: VecDeque<Called>,
+    done: mpsc::UnboundedReceiver<(CallKey, Result<(), Veto>)>,
+    done_sender: mpsc::UnboundedSender<(CallKey, Result<(), Veto>)>,
+    /// The flush of an owner that leaves without an arbiter, and when it began.
+    own_flush: Option<Instant>,
+    leave_again: Option<Instant>,
+    /// Since when the arbiter was told that all is drained.
+    farewell: Option<Instant>,
+}
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
+/// Call, handover, hook: a restarted arbiter may count its calls anew. `None`: our own flush.
+type CallKey = Option<(u64, u64, Hook)>;
+
+struct Called {
+    key: CallKey,
+    result: Option<Result<(), Veto>>,
+}
+
+/// What the arbiter at the other end of this link was told.
+#[derive(Default)]
+struct Said {
+    needs: Option<u64>,
+    ready: Option<bool>,
+    /// In this generation.
+    leave: Option<u64>,
+    counts: Option<(BTreeMap<String, u64>, bool)>,
+    counts_at: Option<Instant>,
+}
+
+impl Driver {
+    pub(crate) fn new(opened: Opened) -> Self {
+        let (done_sender, done) = mpsc::unbounded_channel();
+        Self {
+            session: opened.session,
+            live: Some(opened.live),
+            lost: None,
+            redial: opened.redial,
+            dialling: None,
+            looking: false,
+            pauses: Box::new(backoff()),
+            said: Said::default(),
+            calls: VecDeque::new(),
+            done,
+            done_sender,
+            own_flush: None,
+            leave_again: None,
+            farewell: None,
+        }
+    }
+
+    /// Runs until the instance has left.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.session.refresh();
+            self.say_news();
+            if self.session.has_left() || self.has_gone() {
+                break;
+            }
+            let ticks = self.session.draining().is_some() || self.session.state().leaving.is_some();
+            tokio::select! {
+                message = hear(&mut self.live) => match message {
+                    Some(message) => self.heard(message),
+                    None => self.lose(),
+                },
+                dialled = dialled(&mut self.dialling) => {
+                    self.dialling = None;
+                    self.redialled(dialled);
+                }
+                Some((key, result)) = self.done.recv() => self.hook_done(key, result),
+                () = self.session.poke.notified() => {}
+                () = tokio::time::sleep(TICK), if ticks => {}
+            }
+        }
+        if let Some(live) = self.live.take() {
+            live.close(FAREWELL).await;
+        }
+    }
+
+    fn say(&self, message: FromInstance) -> bool {
+        self.live.as_ref().is_some_and(|live| live.say(message))
+    }
+
+    /// Says what is so and was not said on this link. A link that does not take it is lost, and will be heard to be.
+    fn say_news(&mut self) {
+        if self.live.is_none() {
+            return;
+        }
+        let version = self.session.registry.version();
+        if self.said.needs.unwrap_or(0) != version && self.say(FromInstance::Declare(self.session.registry.needs())) {
+            self.said.needs = Some(version);
+        }
+        let (ready, leaving) = {
+            let state = self.session.state();
+            (state.ready && state.leaving.is_none(), state.leaving.is_some())
+        };
+        if self.said.ready.unwrap_or(false) != ready {
+            let message = if leaving { "leaving" } else { "" }.to_owned();
+            if self.say(FromInstance::Ready { ready, message }) {
+                self.said.ready = Some(ready);
+            }
+        }
+        if self.said.ready == Some(true) {
+            self.session.tell_ready();
+        }
+        self.say_counts(leaving);
+    }
+
+    /// Work in flight, while somebody waits for it.
+    fn say_counts(&mut self, leaving: bool) {
+        let draining = self.session.draining();
+        if draining.is_none() && !leaving {
+            return;
+        }
+        let owns = matches!(self.session.role(), Role::Owner(_));
+        let drained = self.session.work.total() == 0 && !owns;
+        let counts = (self.session.work.counts(), drained);
+        let recently = self.said.counts_at.is_some_and(|at| at.elapsed() < TICK);
+        if self.said.counts.as_ref() != Some(&counts) && (drained || !recently) {
+            let (all, drained) = counts.clone();
+            if self.say(FromInstance::InFlight { counts: all, drained }) {
+                self.said.counts = Some(counts);
+                self.said.counts_at = Some(Instant::now());
+            }
+        }
+        if drained && let Some(generation) = draining {
+            self.session.drained(generation);
+        }
+    }
+
+    fn heard(&mut self, message: ToInstance) {
+        match message {
+            ToInstance::HookCall { call_id, hook, record, timeout } => {
+                self.called(Some((call_id, record.number, hook)), hook, &record, timeout);
+            }
+            ToInstance::GenerationHint { generation, cause, previous, writer_blackout_us, .. } => {
+                let blackout = writer_blackout_us.map(Duration::from_micros);
+                let previous = previous.as_ref().map(facts::peer);
+                self.session.hint(Hint { generation, cause, previous, blackout });
+            }
+            ToInstance::LeaveRequest { drain_timeout, message } => {
+                tracing::info!(region = self.session.region(), message, "asked to leave");
+                self.session.leave(drain_timeout);
+            }
+        }
+    }
+
+    fn called(&mut self, key: CallKey, hook: Hook, record: &Record, timeout: Duration) {
+        if let Some(known) = self.calls.iter().find(|call| call.key == key) {
+            // Asked again over a new link: one run, one answer.
+            if let Some(result) = known.result.clone() {
+                self.answer(key, result);
+            }
+            return;
+        }
+        if hook == Hook::Resume && self.said.leave.is_some() {
+            self.leave_again = Some(Instant::now() + AGAIN);
+        }
+        let deadline = Instant::now() + timeout;
+        let call = match (hook, self.session.term()) {
+            (Hook::Prepare, _) => Call::Prepare(Prepare { owner: record.source.as_ref().map(facts::peer), deadline }),
+            (Hook::Flush, Ok(term)) => {
+                Call::Flush(Flush { term, target: record.target.as_ref().map(facts::peer), deadline })
+            }
+            (Hook::Resume, Ok(term)) => Call::Resume(Resume { term, reason: why(record) }),
+            (Hook::Flush | Hook::Resume, Err(not_owner)) => return self.answer(key, Err(Veto(not_owner.to_string()))),
+        };
+        self.run_hook(key, call);
+    }
+
+    fn run_hook(&mut self, key: CallKey, call: Call) {
+        self.calls.push_back(Called { key, result: None });
+        if self.calls.len() > CALLS_MAX {
+            self.calls.pop_front();
+        }
+        let (hooks, runtime) = {
+            let state = self.session.state();
+            (state.hooks.clone(), state.runtime.clone())
+        };
+        let runtime = runtime.unwrap_or_else(|| self.session.control.clone());
+        let (work, done) = (runtime.spawn(hooks.run(call)), self.done_sender.clone());
+        self.session.control.spawn(async move {
+            let result = work.await.unwrap_or_else(|e| match e.is_panic() {
+                true => Err(Veto("the hook panicked".to_owned())),
+                false => Err(Veto("the runtime that hooks run on is shutting down".to_owned())),
+            });
+            let _ = done.send((key, result));
+        });
+    }
+
+    fn hook_done(&mut self, key: CallKey, result: Result<(), Veto>) {
+        if let Some(call) = self.calls.iter_mut().find(|call| call.key == key) {
+            call.result = Some(result.clone());
+        }
+        match key {
+            Some(_) => self.answer(key, result),
+            None => {
+                if let Err(Veto(why)) = result {
+                    tracing::warn!(region = self.session.region(), why, "flush before leaving without a sidecar");
+                }
+                self.session.give_up();
+            }
+        }
+    }
+
+    fn answer(&self, key: CallKey, result: Result<(), Veto>) {
+        if let Some((call_id, ..)) = key {
+            let (ok, veto) = match result {
+                Ok(()) => (true, String::new()),
+                Err(Veto(why)) => (false, why),
+            };
+            // Over a lost link: the arbiter asks again, or its deadline passes.
+            let _ = self.say(FromInstance::HookResult { call_id, ok, veto });
+        }
+    }
+
+    /// Takes the next step of leaving; `true` once there is none.
+    fn has_gone(&mut self) -> bool {
+        let Some(leaving) = self.session.state().leaving else { return false };
+        match self.session.role() {
+            Role::Owner(generation) => {
+                self.farewell = None;
+                self.leave_as_owner(generation.get(), leaving);
+                false
+            }
+            _ => self.leave_drained(leaving),
+        }
+    }
+
+    fn leave_as_owner(&mut self, generation: u64, leaving: Leaving) {
+        let again = self.leave_again.is_some_and(|at| Instant::now() >= at);
+        if self.live.is_some() && (self.said.leave != Some(generation) || again) {
+            self.leave_again = None;
+            if self.say(FromInstance::Leave { drain_timeout: Some(leaving.timeout) }) {
+                self.said.leave = Some(generation);
+            }
+        }
+        let alone = match self.lost {
+            Some(since) => self.redial.is_none() || since.elapsed() > GRACE,
+            None => false,
+        };
+        match self.own_flush {
+            None if alone || Instant::now() > leaving.deadline => {
+                self.own_flush = Some(Instant::now());
+                if let Ok(term) = self.session.term() {
+                    let deadline = Instant::now() + FLUSH;
+                    self.run_hook(None, Call::Flush(Flush { term, target: None, deadline }));
+                }
+            }
+            Some(since) if since.elapsed() > FLUSH => self.session.give_up(),
+            _ => {}
+        }
+    }
+
+    fn leave_drained(&mut self, leaving: Leaving) -> bool {
+        if self.live.is_some() && self.said.leave.is_none() {
+            let said = self.say(FromInstance::Leave { drain_timeout: Some(leaving.timeout) });
+            self.said.leave = said.then_some(0);
+        }
+        let undrained = self.session.work.total();
+        if undrained > 0 && Instant::now() < leaving.deadline {
+            return false;
+        }
+        // A switch to this instance may be past the point where it can be taken back: it is over when the arbiter has let
+        // us go, which it says by the row or by ending the stream. Then nobody will make us owner.
+        let since = *self.farewell.get_or_insert_with(Instant::now);
+        let process = &self.session.process;
+        let row = instances::read(process.mapping(), process.row());
+        let released = !matches!(row, Ok(Some(row)) if row.seat.incarnation == process.incarnation() && row.flags & flag::LEFT == 0);
+        if self.live.is_some() && undrained == 0 && !released && since.elapsed() < FAREWELL {
+            return false;
+        }
+        self.session.finish(Left { owner: None, undrained, why: None });
+        true
+    }
+
+    fn lose(&mut self) {
+        self.live = None;
+        self.said = Said { leave: self.said.leave, ..Said::default() };
+        self.lost = Some(Instant::now());
+        self.session.set_link(Link::Lost(Instant::now()));
+        if self.redial.is_some() {
+            tracing::info!(region = self.session.region(), "link to the sidecar lost");
+            self.pauses = Box::new(backoff());
+        }
+        self.dial_later(|hello| hello);
+    }
+
+    /// Dials after the next pause.
+    fn dial_later(&mut self, change: impl FnOnce(Hello) -> Hello) {
+        let Some(redial) = &self.redial else { return };
+        let (socket, hello) = (redial.socket.clone(), change(redial.hello.clone()));
+        let pause = self.pauses.next().unwrap_or(TICK);
+        self.dialling = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            dial(&socket, hello).await
+        }));
+    }
+
+    fn redialled(&mut self, dialled: Result<Dialled, DialError>) {
+        let looked = std::mem::take(&mut self.looking);
+        match dialled {
+            Ok(Dialled { welcome, live }) => {
+                let uuid = self.redial.as_ref().map(|redial| redial.uuid);
+                if uuid.is_some_and(|uuid| welcome.region_uid[..] != uuid[..]) {
+                    return self.orphaned(&welcome.region_uid);
+                }
+                if looked {
+                    return self.dial_later(|hello| hello); // the same region: the next attempt is a proper one again
+                }
+                if welcome.incarnation == self.session.process.incarnation() {
+                    tracing::info!(region = self.session.region(), "attached again");
+                    (self.live, self.lost) = (Some(live), None);
+                    self.said.leave = None;
+                    self.session.set_link(Link::Connected);
+                    return;
+                }
+                self.unknown();
+            }
+            Err(DialError::Unknown(why)) => {
+                tracing::warn!(region = self.session.region(), why, "the sidecar does not know this instance");
+                self.unknown();
+            }
+            Err(DialError::Refused(error)) => {
+                tracing::warn!(region = self.session.region(), %error, "could not attach again");
+                self.dial_later(|hello| hello);
+            }
+            Err(DialError::Absent(why)) => {
+                tracing::debug!(region = self.session.region(), why, "no sidecar yet");
+                self.dial_later(|hello| hello);
+            }
+        }
+    }
+
+    /// The sidecar gave us no way back. Our row tells whether we live; a look from outside, whether it is the same region.
+    fn unknown(&mut self) {
+        let process = &self.session.process;
+        match instances::read(process.mapping(), process.row()) {
+            Ok(Some(row)) if row.seat.incarnation == process.incarnation() => {
+                self.looking = true;
+                self.dial_later(as_observer);
+            }
+            Ok(row) => {
+                let found = row.map_or_else(|| "is free".to_owned(), |row| format!("holds {}", row.name()));
+                self.session.cut(format!(
+                    "this instance was taken for dead: row {} of the instance table {found}, expected {}",
+                    process.row(),
+                    self.session.me().instance,
+                ));
+            }
+            Err(_) => self.dial_later(|hello| hello),
+        }
+    }
+
+    fn orphaned(&mut self, found: &[u8]) {
+        let expected = self.session.process.mapping().uuid();
+        let text = |uuid: &[u8]| uuid::Uuid::from_slice(uuid).map_or_else(|_| format!("{uuid:?}"), |u| u.to_string());
+        let why = format!(
+            "region {} was created anew: uuid {}, expected {}; attach anew",
+            self.session.region(),
+            text(found),
+            text(&expected)
+        );
+        tracing::error!(why);
+        self.session.finish(Left { owner: None, undrained: self.session.work.total(), why: Some(why) });
+    }
+}
+
+/// Who looks only: the welcome's UUID is what we want to know.
+fn as_observer(hello: Hello) -> Hello {
+    Hello { read_only: true, resume_instance: String::new(), resume_token: Vec::new(), ..hello }
+}
+
+fn why(record: &Record) -> String {
+    match record.reason {
+        Some(reason) => format!("{reason}: {}", record.message),
+        None => record.message.clone(),
+    }
+}
+
+async fn hear(live: &mut Option<Live>) -> Option<ToInstance> {
+    match live {
+        Some(live) => live.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn dialled(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError> {
+    match dialling {
+        Some(dialling) => dialling.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,405 @@
+//! What one attachment shares between its handles, its control thread and its watcher.
+//!
+//! Invariants:
+//! - **Ownership is learned from the region, never from a message**: [`Session::refresh`] asks gate and superblock, and
+//!   anybody may call it at any time. `owned` is the newest generation learned to be ours and not given up since; it is
+//!   stored after the change was published, so whoever holds a term finds the watch showing it.
+//! - **Leaving is final.** Once `left` is set the role is `Left` for ever, no term is given out and hooks are gone.
+//! - Nothing here blocks on the sidecar: the state's lock is held for a few loads and stores, never over a call into
+//!   user code, the network, or a wait at the gate.
+//!
+//! If this process dies anywhere, the region knows nothing of all this: its row and lanes say what the arbiter needs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use heirloom_region::error::{Error, Generation, Misuse, NotOwner, Peer};
+use heirloom_region::process::Process;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::facts::{Facts, FactsCache, Hint};
+use crate::hooks::Hooks;
+use crate::registry::Registry;
+use crate::role::{Link, Role, RoleChange};
+use crate::serving::Left;
+use crate::term::Term;
+use crate::work::Work;
+
+/// Terms learned and not yet asked for; older ones are over anyhow.
+const TERMS_MAX: usize = 16;
+
+pub(crate) struct Session {
+    pub(crate) process: Arc<Process>,
+    region: String,
+    me: Peer,
+    local: bool,
+    /// Of the control thread: where hooks run that have no runtime of their own.
+    pub(crate) control: Handle,
+    owned: AtomicU64,
+    cut: AtomicBool,
+    state: Mutex<State>,
+    roles: watch::Sender<RoleChange>,
+    outcome: watch::Sender<Option<Left>>,
+    terms: Notify,
+    told_ready: watch::Sender<bool>,
+    /// The control thread has something to say, or to find out.
+    pub(crate) poke: Notify,
+    /// The last piece of work in flight is worth a poke: somebody waits for the drain.
+    waits_for_work: AtomicBool,
+    facts: FactsCache,
+    pub(crate) work: Work,
+    pub(crate) registry: Registry,
+}
+
+pub(crate) struct State {
+    pub(crate) hooks: Hooks,
+    /// Where [`Attachment::ready`](crate::Attachment::ready) was awaited.
+    pub(crate) runtime: Option<Handle>,
+    pub(crate) ready: bool,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) link: Link,
+    /// Owned last, and not all work of it is done.
+    draining: Option<Generation>,
+    /// Left behind without a commit: not ours any more, whatever the gate says.
+    given_up: u64,
+    terms: VecDeque<Generation>,
+    left: bool,
+}
+
+/// Asked to leave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Instant,
+}
+
+/// Who a session is.
+pub(crate) struct Identity {
+    pub(crate) region: String,
+    pub(crate) me: Peer,
+    pub(crate) link: Link,
+}
+
+impl Session {
+    pub(crate) fn new(process: Arc<Process>, who: Identity, control: Handle) -> Arc<Self> {
+        let now = RoleChange {
+            role: Role::Standby { ready: false },
+            generation: process.gate().generation(),
+            owner: owner_peer(&process),
+        };
+        Arc::new(Self {
+            process,
+            region: who.region,
+            me: who.me,
+            local: who.link == Link::Local,
+            control,
+            owned: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            state: Mutex::new(State {
+                hooks: Hooks::new(),
+                runtime: None,
+                ready: false,
+                leaving: None,
+                link: who.link,
+                draining: None,
+                given_up: 0,
+                terms: VecDeque::new(),
+                left: false,
+            }),
+            roles: watch::Sender::new(now),
+            outcome: watch::Sender::new(None),
+            terms: Notify::new(),
+            told_ready: watch::Sender::new(false),
+            poke: Notify::new(),
+            waits_for_work: AtomicBool::new(false),
+            facts: FactsCache::default(),
+            work: Work::default(),
+            registry: Registry::default(),
+        })
+    }
+
+    pub(crate) fn region(&self) -> &str {
+        &self.region
+    }
+    pub(crate) fn me(&self) -> &Peer {
+        &self.me
+    }
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn roles(&self) -> watch::Receiver<RoleChange> {
+        self.roles.subscribe()
+    }
+    pub(crate) fn generation(&self) -> Generation {
+        self.process.gate().generation()
+    }
+    pub(crate) fn link(&self) -> Link {
+        self.state().link
+    }
+    pub(crate) fn set_link(&self, link: Link) {
+        let mut state = self.state();
+        if !state.left {
+            state.link = link;
+        }
+    }
+    /// Nobody else is attached, or will be.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+    /// This process is a fork of the one that attached: its control thread is not there.
+    pub(crate) fn refuse_a_fork(&self) -> Result<(), Misuse> {
+        match self.process.is_forked_child() {
+            true => Err(Misuse::Forked),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the open generation is this one, and ours.
+    pub(crate) fn owns(&self, generation: Generation) -> bool {
+        self.owned.load(Ordering::Acquire) == generation.get() && self.generation() == generation
+    }
+    /// Whether this session was ended from outside: nothing of it may be written any more.
+    #[inline]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// The role now, also where the watcher has not looked yet.
+    pub(crate) fn role(&self) -> Role {
+        let gate = self.process.gate();
+        if gate.is_detached() {
+            return Role::Left;
+        }
+        let known = self.roles.borrow().clone();
+        if known.generation == gate.generation() || known.role == Role::Left {
+            return known.role;
+        }
+        self.refresh();
+        self.roles.borrow().role
+    }
+
+    /// A new unit of work under the open generation, if it is ours.
+    pub(crate) fn term(self: &Arc<Self>) -> Result<Term, NotOwner> {
+        let mut generation = self.generation();
+        if !self.owns(generation) {
+            self.refresh();
+            generation = self.generation();
+            if !self.owns(generation) {
+                return Err(NotOwner { generation, owner: self.roles.borrow().owner.clone() });
+            }
+        }
+        Ok(Term::new(self.clone(), generation))
+    }
+
+    /// Brings role, generation and terms up to what the region says. Cheap, and safe to call from any thread.
+    pub(crate) fn refresh(&self) {
+        let gate = self.process.gate();
+        let mine = self.owned.load(Ordering::Acquire) == gate.generation().get();
+        // Learning may wait at a frozen gate, so it is done before the lock is taken, and not at all while frozen: whoever
+        // follows the gate calls again when it opens.
+        let learned = if mine || !gate.is_open() { None } else { self.process.learn().ok() };
+        let mut state = self.state();
+        let open = match learned {
+            _ if state.left || gate.is_detached() => return,
+            Some(learned) => learned,
+            None => self.generation(),
+        };
+        let before = self.owned.load(Ordering::Relaxed);
+        if open < self.roles.borrow().generation || open.get() < before {
+            return; // somebody looked later than we did
+        }
+        let mut owned = before;
+        if before != 0 && before != open.get() {
+            state.draining = Some(Generation::new(before));
+            owned = 0;
+        }
+        if owned == 0
+            && open.get() > state.given_up
+            && let Some(learned) = learned
+        {
+            owned = learned.get();
+            state.draining = None;
+            state.terms.push_back(learned);
+            if state.terms.len() > TERMS_MAX {
+                state.terms.pop_front();
+            }
+        }
+        self.publish(&state, owned, open);
+        self.owned.store(owned, Ordering::Release);
+        drop(state);
+        if owned != before {
+            self.terms.notify_one();
+            self.poke.notify_one();
+        }
+    }
+
+    fn publish(&self, state: &State, owned: u64, open: Generation) {
+        let role = match (state.left, owned, state.draining) {
+            (true, ..) => Role::Left,
+            (_, 0, Some(drains)) => Role::Draining(drains),
+            (_, 0, None) => Role::Standby { ready: state.ready && state.leaving.is_none() },
+            (_, owned, _) => Role::Owner(Generation::new(owned)),
+        };
+        let drains = state.draining.is_some() || state.leaving.is_some();
+        self.waits_for_work.store(drains && !state.left, Ordering::Release);
+        self.roles.send_if_modified(|now| {
+            let owner = match now.generation == open && now.owner.is_some() {
+                true => now.owner.clone(),
+                false => owner_peer(&self.process),
+            };
+            let next = RoleChange { role, generation: open, owner };
+            let changed = *now != next;
+            *now = next;
+            changed
+        });
+    }
+
+    /// Changes the state and shows the role that follows from it.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state();
+        let result = change(&mut state);
+        if !state.left {
+            self.publish(&state, self.owned.load(Ordering::Relaxed), self.generation());
+        }
+        drop(state);
+        self.poke.notify_one();
+        result
+    }
+
+    /// Withdraws or renews readiness.
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.change(|s| s.ready = ready);
+    }
+    /// The arbiter was told that this instance is ready.
+    pub(crate) fn tell_ready(&self) {
+        self.told_ready.send_if_modified(|told| !std::mem::replace(told, true));
+    }
+    /// Waits for it; also ends when the instance has left.
+    pub(crate) async fn told_ready(&self) {
+        // The sender lives in `self`.
+        let _ = self.told_ready.subscribe().wait_for(|told| *told).await;
+    }
+    /// Starts to leave, once.
+    pub(crate) fn leave(&self, timeout: Duration) {
+        self.change(|s| {
+            s.leaving.get_or_insert(Leaving { timeout, deadline: Instant::now() + timeout });
+        });
+    }
+    /// Owned before, and not everything of it is done.
+    pub(crate) fn draining(&self) -> Option<Generation> {
+        self.state().draining
+    }
+    /// What was begun under `generation` is done.
+    pub(crate) fn drained(&self, generation: Generation) {
+        self.change(|s| {
+            if s.draining == Some(generation) {
+                s.draining = None;
+            }
+        });
+    }
+    /// Ends the term without a commit: the flush is done, no arbiter is there, and this process is about to go.
+    pub(crate) fn give_up(&self) {
+        let mut state = self.state();
+        let owned = self.owned.swap(0, Ordering::AcqRel);
+        state.given_up = state.given_up.max(owned);
+        if owned != 0 {
+            state.draining = Some(Generation::new(owned));
+        }
+        self.publish(&state, 0, self.generation());
+        drop(state);
+        self.poke.notify_one();
+    }
+    /// The last word: no more terms, no more hooks.
+    pub(crate) fn finish(&self, mut left: Left) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.left, true) {
+            return;
+        }
+        self.owned.store(0, Ordering::Release);
+        state.link = Link::Closed(Instant::now());
+        let hooks = std::mem::take(&mut state.hooks);
+        if left.owner.is_none() {
+            left.owner = self.roles.borrow().owner.clone().filter(|owner| *owner != self.me);
+        }
+        self.publish(&state, 0, self.generation());
+        drop(state);
+        drop(hooks); // may hold a region, whose last clone this may be
+        self.outcome.send_replace(Some(left));
+        self.terms.notify_one();
+        self.tell_ready();
+        self.poke.notify_one();
+    }
+    /// Ends the session at once, with everything that it could still write.
+    pub(crate) fn cut(&self, why: String) {
+        self.cut.store(true, Ordering::Relaxed);
+        self.finish(Left { owner: None, undrained: self.work.total(), why: Some(why) });
+    }
+    pub(crate) fn has_left(&self) -> bool {
+        self.state().left
+    }
+
+    /// Waits for the last word.
+    pub(crate) async fn left(&self) -> Left {
+        let mut outcome = self.outcome.subscribe();
+        loop {
+            if let Some(left) = outcome.borrow_and_update().clone() {
+                return left;
+            }
+            // The sender lives in `self`.
+            let _ = outcome.changed().await;
+        }
+    }
+
+    /// The next term learned and not yet given out; `None` after the last word.
+    pub(crate) async fn next_term(self: &Arc<Self>) -> Option<Term> {
+        loop {
+            let more = self.terms.notified();
+            {
+                let mut state = self.state();
+                if state.left {
+                    return None;
+                }
+                if let Some(generation) = state.terms.pop_front() {
+                    return Some(Term::new(self.clone(), generation));
+                }
+            }
+            more.await;
+        }
+    }
+
+    /// Called when nothing is in flight any more.
+    pub(crate) fn last_work_done(&self) {
+        if self.waits_for_work.load(Ordering::Acquire) {
+            self.poke.notify_one();
+        }
+    }
+
+    /// What is known of how `generation` began.
+    pub(crate) fn facts(&self, generation: Generation) -> Facts {
+        self.facts.of(&self.process, generation)
+    }
+    /// Keeps what a message says of a generation, for [`Session::facts`] alone.
+    pub(crate) fn hint(&self, hint: Hint) {
+        self.facts.hint(hint);
+    }
+
+    /// For calls that open objects.
+    pub(crate) fn opens(&self) -> Result<&Arc<Process>, Error> {
+        self.refuse_a_fork()?;
+        Ok(&self.process)
+    }
+}
+
+/// Who owns, as the region says; `None` while vacant, or if its row is gone.
+pub(crate) fn owner_peer(process: &Process) -> Option<Peer> {
+    process.owner().ok().and_then(|(_, owner)| owner).and_then(|owner| owner.peer)
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("region", &self.region).field("me", &self.me.instance).finish()
+    }
+}
