@@ -4,7 +4,7 @@
 //! mapped until the last handle is gone, so a lane or a slot is never leased again while some thread could still write to
 //! it; a forked child has no seat ([`Process::is_forked_child`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Misuse};
 use crate::gate::state::GateState;
@@ -32,7 +32,7 @@ pub struct Process {
     asymmetric: bool,
     gate: Arc<GateState>,
     objects: Arc<Local>,
-    _liveness: Option<LivenessPage>,
+    liveness: Mutex<Option<LivenessPage>>,
 }
 
 impl Process {
@@ -72,7 +72,7 @@ impl Process {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let gate = GateState::new(&mapping, id, seat, asymmetric)?;
         let objects = Arc::default();
-        Ok(Self { mapping, seat, id, asymmetric, gate, objects, _liveness: liveness })
+        Ok(Self { mapping, seat, id, asymmetric, gate, objects, liveness: Mutex::new(liveness) })
     }
 
     /// Its side of the gate.
@@ -122,15 +122,26 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // On a file the liveness page goes with us, and says the same.
+impl Process {
+    /// Gives up the proof of life, as the kernel does when a process dies: whoever looks finds this instance dead, and frees
+    /// what it held. Only for instances that share one process (embedded mode), whose handles are not used any more.
+    pub fn abandon(&self) {
+        if self.is_forked_child() {
+            return;
+        }
+        drop(self.liveness.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // On the heap there is no lock; a flag says the same.
         if self.mapping.fd().is_none()
-            && !self.is_forked_child()
             && let Ok(row) = Row::of(&self.mapping, self.seat.row)
             && row.incarnation().load(Ordering::Acquire) == self.seat.incarnation
         {
             row.flags().fetch_or(flag::GONE, Ordering::Release);
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }

@@ -164,6 +164,8 @@ impl Runner {
     pub(super) fn has_left(&mut self, id: Id) {
         if let Some(session) = self.sessions.get_mut(&id) {
             (session.left, session.draining) = (true, false);
+            // The end of its stream is how the instance hears that nobody will make it owner any more.
+            session.outbox = None;
         }
         self.publish(None);
     }

@@ -198,7 +198,7 @@ impl Record {
         serde_json::to_vec(&short).unwrap_or_default()
     }
     /// As history has stored it; `None` if these are no record's bytes.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 }
