@@ -25,7 +25,7 @@ pub mod totals;
 pub mod verify;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use keeper::{Keeper, Recovery};
 pub use offline::{is_of_this_boot, verify_file};
