@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::alloc::OwnedAreas;
 use crate::error::{Generation, WriteError};
 use crate::instances::NewInstance;
-use crate::layout::{PAGE, RegionSpec, SegmentKind};
+use crate::layout::{PAGE, RegionSpec, SegmentKind, align_up};
 use crate::process::Process;
 
 pub(crate) const BUDGET: Duration = Duration::from_millis(200);
@@ -20,8 +21,19 @@ pub(crate) fn region(pages: u64) -> (Arc<Mapping>, Keeper) {
     (mapping, keeper)
 }
 
+/// A page of the owned area's arena, where no directory is.
 pub(crate) fn owned(mapping: &Mapping, page: u64) -> u64 {
-    mapping.segment(SegmentKind::Owned).offset + page * PAGE
+    align_up(OwnedAreas::of(mapping).arena.offset, PAGE) + page * PAGE
+}
+
+/// What `verify` calls the page.
+fn name_of(mapping: &Mapping, page: u64) -> String {
+    format!("owned page {}", (owned(mapping, page) - mapping.segment(SegmentKind::Owned).offset) / PAGE)
+}
+
+pub(crate) fn assert_sound(keeper: &Keeper) {
+    let faults = keeper.verify(&mut |_, _| {});
+    assert!(faults.is_empty(), "{} faults: {:?}", faults.len(), faults[0]);
 }
 
 pub(crate) fn attach(keeper: &mut Keeper, version: &str) -> Arc<Process> {
@@ -83,7 +95,7 @@ fn ownership_goes_from_nobody_to_one_to_the_other_and_the_old_one_is_fenced() {
     assert!(matches!(write(&a, two, owned(&mapping, 3), 9), Err(WriteError::Fenced(f)) if f.owns_again));
     let four = a.learn().unwrap();
     write(&a, four, owned(&mapping, 3), 10).unwrap();
-    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+    assert_sound(&keeper);
 }
 
 #[test]
@@ -151,7 +163,7 @@ fn a_commit_after_a_thaw_fails_and_the_next_switch_misses_nothing() {
     assert_eq!(lost, Lost { expected: frozen, found: frozen.thawed() });
     assert_eq!(a.learn().unwrap(), g);
     switch_to(&mut keeper, a.incarnation());
-    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+    assert_sound(&keeper);
 }
 
 #[test]
@@ -166,12 +178,12 @@ fn a_flipped_bit_is_found_unless_the_page_is_dirty() {
     word.fetch_xor(1 << 9, Ordering::Relaxed);
     let faults = keeper.verify(&mut |_, _| {});
     assert_eq!(faults.len(), 1, "{faults:?}");
-    assert_eq!((faults[0].structure.as_str(), faults[0].offset_bytes), ("owned page 2", owned(&mapping, 2)));
+    assert_eq!((&faults[0].structure, faults[0].offset_bytes), (&name_of(&mapping, 2), owned(&mapping, 2)));
     // Its owner writes to it: what it holds is its owner's business again.
     write(&a, g, owned(&mapping, 2), 1).unwrap();
-    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+    assert_sound(&keeper);
     word.fetch_xor(1 << 9, Ordering::Relaxed);
     // A page that nobody has marked has to be empty.
     mapping.word(owned(&mapping, 4)).unwrap().store(1, Ordering::Relaxed);
-    assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, "owned page 4");
+    assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, name_of(&mapping, 4));
 }

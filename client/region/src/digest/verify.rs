@@ -13,6 +13,7 @@ use super::pages::{PAGE_WORDS, PageCopy, PageCrc};
 use super::{KeeperRecord, superblock, totals};
 use crate::error::{Corrupt, Error};
 use crate::gate::page::GatePage;
+use crate::inspect::{self, ObjectFault};
 use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
 use crate::sync::{Ordering, fence};
@@ -56,6 +57,15 @@ impl From<Corrupt> for Fault {
             other => ("region", 0, "a whole region".into(), other.to_string()),
         };
         Self { structure: structure.into(), offset_bytes, expected, found }
+    }
+}
+
+impl From<ObjectFault> for Fault {
+    fn from(fault: ObjectFault) -> Self {
+        let ObjectFault { structure, offset, error } = fault;
+        let of_its_bytes = Fault::from(error);
+        let structure = format!("{structure}: {}", of_its_bytes.structure);
+        Self { structure, offset_bytes: of_its_bytes.offset_bytes.max(offset), ..of_its_bytes }
     }
 }
 
@@ -162,10 +172,8 @@ impl Keeper {
             Ok(runs) => self.page_faults(&runs, &mut faults),
             Err(why) => faults.push(fault_of(why)),
         }
-        match totals::below_bound(&self.mapping) {
-            Ok(found) => faults.extend(found),
-            Err(why) => faults.push(fault_of(why)),
-        }
+        faults.extend(totals::below_bound(&self.mapping));
+        faults.extend(inspect::faults(&self.mapping).into_iter().map(Fault::from));
         faults.truncate(FAULTS_MAX);
         faults
     }

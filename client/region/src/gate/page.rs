@@ -33,8 +33,8 @@ pub(crate) mod field {
     pub(crate) const ALL_DIRTY: u64 = 256;
     pub(crate) const END: u64 = 264;
 }
-/// Offset of the count of fenced writes in [`control::COUNTERS`]; other counters of that page start at 128.
-pub(crate) const FENCED_WRITES: u64 = 0;
+/// Offset of the count of fenced writes in [`control::COUNTERS`], behind those of [`crate::alloc::SelfCounter`].
+pub(crate) const FENCED_WRITES: u64 = 1024;
 
 const _: () = assert!(field::END <= crate::layout::PAGE);
 const _: () = assert!(field::SEQUENCE < 64 && field::BUDGET >= 128 && field::ALL_DIRTY.is_multiple_of(128));
