@@ -6,15 +6,13 @@
 
 use std::sync::Arc;
 
-use super::verify::{Fault, PageState, fault_of, page_states};
-use super::{superblock, totals};
+use super::superblock;
+use super::verify::{Fault, fault_of, find_rot};
 use crate::error::{Corrupt, Error};
 use crate::gate::gate_word;
-use crate::history::History;
-use crate::inspect;
-use crate::layout::{PAGE, SegmentKind, control, crc32};
+use crate::layout::{control, crc32};
 use crate::mapping::Mapping;
-use crate::{instances, os};
+use crate::os;
 
 /// Looks at the superblocks before it takes the gate's movement for rot.
 const LOOKS_MAX: u32 = 16;
@@ -38,23 +36,7 @@ pub fn verify_file(mapping: &Arc<Mapping>, progress: &mut dyn FnMut(u64, u64)) -
         true
     });
     faults.extend(superblocks(mapping, same_boot).err().map(Fault::from));
-    match page_states(mapping, progress) {
-        Ok(runs) if same_boot => faults.extend(runs.iter().filter_map(|(run, state)| page_fault(mapping, run, *state))),
-        Ok(_) => {}
-        Err(why) => faults.push(fault_of(why)),
-    }
-    match totals::below_bound(mapping) {
-        Ok(found) => faults.extend(found),
-        Err(why) => faults.push(fault_of(why)),
-    }
-    faults.extend(instances::rows(mapping).filter_map(|row| row.err().map(Fault::from)));
-    faults.extend(inspect::faults(mapping).into_iter().map(|fault| {
-        let found = Fault::from(fault.error);
-        Fault { structure: format!("{}: {}", fault.structure, found.structure), offset_bytes: fault.offset, ..found }
-    }));
-    faults.extend(History::new(mapping).faults().into_iter().map(Fault::from));
-    // Last: a page that vanished on the way made what was read there zeroes.
-    faults.extend(mapping.poisoned().map(Fault::from));
+    find_rot(mapping, same_boot, progress, &mut faults);
     faults
 }
 
@@ -75,14 +57,4 @@ fn superblocks(mapping: &Mapping, same_boot: bool) -> Result<(), Corrupt> {
         }
     }
     Ok(())
-}
-
-fn page_fault(mapping: &Mapping, run: &std::ops::Range<u64>, state: PageState) -> Option<Fault> {
-    let PageState::Corrupt { expected, found } = state else { return None };
-    Some(Fault {
-        structure: format!("owned pages {}..{}", run.start, run.end),
-        offset_bytes: mapping.segment(SegmentKind::Owned).offset + PAGE * run.start,
-        expected: expected.map_or_else(|| "zeroes: never digested".into(), |crc| format!("crc {crc:#010x}")),
-        found: format!("crc {found:#010x}"),
-    })
 }

@@ -6,6 +6,7 @@
 //! the kernel had not written back.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::keeper::Keeper;
 use super::marks::Tables;
@@ -13,7 +14,9 @@ use super::pages::{PAGE_WORDS, PageCopy, PageCrc};
 use super::{KeeperRecord, superblock, totals};
 use crate::error::{Corrupt, Error};
 use crate::gate::page::GatePage;
+use crate::history::History;
 use crate::inspect::{self, ObjectFault};
+use crate::instances;
 use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
 use crate::sync::{Ordering, fence};
@@ -153,11 +156,11 @@ fn page_state(
 }
 
 impl Keeper {
-    /// Looks at everything that has a checksum or a bound: superblocks, pages, totals, entries and cells. `progress` gets
-    /// pages done and pages in all.
+    /// Looks at everything that has a checksum or a bound: superblocks, pages, totals, rows, entries, cells and records.
+    /// `progress` gets pages done and pages in all. Pages of which a reboot left something else than was digested are
+    /// unverifiable, and no fault.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<Fault> {
         let mut faults = Vec::new();
-        faults.extend(self.mapping.poisoned().map(Fault::from));
         match superblock::read(&self.mapping).and_then(|pair| pair.current(self.superblock.generation)) {
             Ok(found) if found != self.superblock => faults.push(Fault {
                 structure: "superblock".into(),
@@ -168,38 +171,46 @@ impl Keeper {
             Ok(_) => {}
             Err(why) => faults.push(why.into()),
         }
-        match page_states(&self.mapping, progress) {
-            Ok(runs) => self.page_faults(&runs, &mut faults),
-            Err(why) => faults.push(fault_of(why)),
-        }
-        faults.extend(totals::below_bound(&self.mapping));
-        faults.extend(inspect::faults(&self.mapping).into_iter().map(Fault::from));
-        faults.truncate(FAULTS_MAX);
+        find_rot(&self.mapping, true, progress, &mut faults);
         faults
     }
+}
 
-    fn page_faults(&self, runs: &[(Range<u64>, PageState)], faults: &mut Vec<Fault>) {
-        let tables = Tables::of(&self.mapping);
-        for (run, state) in runs {
-            let (expected, found) = match state {
-                PageState::Corrupt { expected: Some(crc), found } => {
-                    (format!("crc {crc:#010x}"), format!("crc {found:#010x}"))
-                }
-                PageState::Corrupt { expected: None, found } => {
-                    ("zeroes: no mark, never digested".into(), format!("crc {found:#010x}"))
-                }
-                PageState::Unverifiable => {
-                    ("bytes digested in this boot".into(), "unverifiable: what a reboot left".into())
-                }
-                _ => continue,
-            };
-            let structure = match run.end - run.start {
-                1 => format!("owned page {}", run.start),
-                _ => format!("owned pages {}..{}", run.start, run.end),
-            };
-            faults.push(Fault { structure, offset_bytes: tables.offset(run.start), expected, found });
-        }
+/// Everything but the superblocks. After a reboot (`same_boot` is false) neither pages nor totals prove anything.
+pub(super) fn find_rot(
+    mapping: &Arc<Mapping>,
+    same_boot: bool,
+    progress: &mut dyn FnMut(u64, u64),
+    faults: &mut Vec<Fault>,
+) {
+    match page_states(mapping, progress) {
+        Ok(runs) if same_boot => faults.extend(runs.iter().filter_map(|(run, state)| page_fault(mapping, run, *state))),
+        Ok(_) => {}
+        Err(why) => faults.push(fault_of(why)),
     }
+    if same_boot {
+        faults.extend(totals::below_bound(mapping));
+    }
+    faults.extend(instances::rows(mapping).filter_map(|row| row.err().map(Fault::from)));
+    faults.extend(inspect::faults(mapping).into_iter().map(Fault::from));
+    faults.extend(History::new(mapping).faults().into_iter().map(Fault::from));
+    faults.truncate(FAULTS_MAX);
+    // Last: a page that vanished on the way made what was read there zeroes.
+    faults.extend(mapping.poisoned().map(Fault::from));
+}
+
+fn page_fault(mapping: &Mapping, run: &Range<u64>, state: PageState) -> Option<Fault> {
+    let PageState::Corrupt { expected, found } = state else { return None };
+    let structure = match run.end - run.start {
+        1 => format!("owned page {}", run.start),
+        _ => format!("owned pages {}..{}", run.start, run.end),
+    };
+    Some(Fault {
+        structure,
+        offset_bytes: Tables::of(mapping).offset(run.start),
+        expected: expected.map_or_else(|| "zeroes: never digested".into(), |crc| format!("crc {crc:#010x}")),
+        found: format!("crc {found:#010x}"),
+    })
 }
 
 pub(super) fn fault_of(why: Error) -> Fault {
