@@ -50,6 +50,7 @@ impl Runner {
         let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.drains).into_iter().partition(|d| d.id == id);
         self.drains = rest;
         let drained = words.is_empty();
+        self.retire.retain(|(_, who)| *who != id);
         for drain in over {
             self.drain_is_over(drain.number, drained, words);
             if let Some(after) = drain.options.retire_after.filter(|_| drained) {

@@ -146,7 +146,10 @@ pub enum ToInstance {
     },
 }
 
-/// The way to one instance. Kept by the arbiter's thread: sending must not block.
+/// The way to one instance. Kept by the arbiter's thread: sending must not block, and it must not own an [`Arbiter`], which
+/// would then never see its last handle dropped.
+///
+/// [`Arbiter`]: super::Arbiter
 pub trait Outbox: Send {
     /// Hands the message on; `false` if the stream is gone.
     fn send(&mut self, message: ToInstance) -> bool;

@@ -39,7 +39,7 @@ impl Runner {
         }
         self.journal.save(&mut *self.ground, number);
         let record = self.journal.get(number).cloned().unwrap_or_default();
-        tracing::info!(number, kind = %record.kind, outcome = %record.outcome, "{}", record.message);
+        tracing::debug!(number, kind = %record.kind, outcome = %record.outcome, "{}", record.message);
         for reply in active.replies {
             reply(Ok(record.clone()));
         }
@@ -53,10 +53,10 @@ impl Runner {
     }
 
     fn why(&self, active: &Active, switch: &Switch, reason: Option<Reason>) -> (Option<Reason>, String) {
-        if let Some(refusal) = active.refusal.as_ref().filter(|_| switch.step == Step::Await) {
-            if matches!(reason, Some(Reason::TargetNotReady)) || reason == Some(refusal.reason) {
-                return (Some(refusal.reason), refusal.message.clone());
-            }
+        let awaited = active.refusal.as_ref().filter(|_| switch.step == Step::Await);
+        let awaited = awaited.filter(|r| reason == Some(Reason::TargetNotReady) || reason == Some(r.reason));
+        if let Some(refusal) = awaited {
+            return (Some(refusal.reason), refusal.message.clone());
         }
         let mut words = active.words.clone();
         if words.is_empty() {

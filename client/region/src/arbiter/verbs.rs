@@ -1,16 +1,14 @@
 //! What transports ask for: handover, rollback, abort, drain, status, verify.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::handle::VerifyReport;
-use super::machine::{Event, Owner};
-use super::members::COUNTS_AGE;
+use super::machine::Event;
 use super::message::{Observer, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest, Target, ToInstance};
 use super::policy::{Verdict, judge};
 use super::reason::Reason;
 use super::record::{Cause, Figures, Kind, Outcome, Phase, Record, clip};
 use super::runner::Runner;
-use super::status::{InstanceStatus, RegionStatus, State};
+use super::status::InstanceStatus;
 use super::switch::Asked;
 use crate::os::clock::unix_ms;
 
@@ -233,70 +231,6 @@ impl Runner {
         let record = self.journal.find(number)?;
         self.feed.follow(record, observer, unix_ms());
         Ok(())
-    }
-
-    pub(super) fn verify(&mut self, mut progress: Box<dyn FnMut(u64, u64) + Send>) -> Result<VerifyReport, Refusal> {
-        if let Some(active) = &self.active {
-            let words = format!("handover {} is in progress", active.number);
-            return Err(Refusal::new(Reason::HandoverInProgress, words).about(active.number));
-        }
-        let mut checked_bytes = 0;
-        let mut faults = self.ground.verify(&mut |checked, total| {
-            checked_bytes = checked;
-            progress(checked, total);
-        });
-        let fault_count = faults.len() as u64;
-        faults.truncate(VerifyReport::FAULTS_MAX);
-        Ok(VerifyReport { faults, fault_count, checked_bytes })
-    }
-
-    pub(super) fn status(&mut self) -> RegionStatus {
-        let now = Instant::now();
-        if self.counts.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= COUNTS_AGE) {
-            self.counts = Some((now, self.ground.object_counts()));
-        }
-        let (identity, sealed, owner) = (self.ground.identity(), self.ground.sealed(), self.machine.living());
-        let state = match self.machine.owner() {
-            _ if self.active.is_some() => State::Switching,
-            _ if self.machine.quarantined() => State::Quarantined,
-            Owner::Alive(_) => State::Owned,
-            Owner::Nobody | Owner::Dead(_) => State::Vacant,
-        };
-        let mut sessions: Vec<_> = self.sessions.values().collect();
-        sessions.sort_by_key(|s| (s.order, s.attach_unix_ms));
-        let held = || self.journal.iter().rev().find(|r| r.reason == Some(Reason::OwnerCrashLoop));
-        let quarantine = self.machine.quarantined().then(|| {
-            (Reason::OwnerCrashLoop, held().map_or("owners died one after the other".into(), |r| r.message.clone()))
-        });
-        RegionStatus {
-            region: identity.name,
-            uuid: identity.uuid,
-            state,
-            generation: self.machine.generation(),
-            owner: owner.and_then(|id| self.reference(id)),
-            instances: sessions.iter().map(|s| s.status(owner)).collect(),
-            active_handover: self.active.as_ref().map(|a| a.number),
-            last_handover: self.journal.last_decided(),
-            generation_start_unix_ms: self.generation_start_ms,
-            vacant_since_unix_ms: self.vacant_since_ms,
-            root_digest: sealed.root_digest,
-            used_bytes: self.ground.used_bytes(),
-            limit_bytes: identity.limit_bytes,
-            object_counts: self.counts.as_ref().map(|(_, counts)| counts.clone()).unwrap_or_default(),
-            quarantine,
-        }
-    }
-
-    /// Publishes the state now, with the record that changed.
-    pub(super) fn publish(&mut self, record: Option<Record>) {
-        let status = self.status();
-        self.feed.publish(status, record, unix_ms());
-    }
-
-    /// Publishes a record as it is now.
-    pub(super) fn tell(&mut self, number: u64) {
-        let record = self.journal.get(number).cloned();
-        self.publish(record);
     }
 }
 
