@@ -36,9 +36,11 @@ use crate::objects::open::check_kind;
 use crate::process::Process;
 use crate::sync::{AtomicU64, Ordering, fence};
 
+mod buffer;
 mod value;
 mod write;
 
+use buffer::Buffer;
 pub use value::{CellValue, Part};
 
 /// Words of a cell's header.
@@ -270,68 +272,4 @@ fn version_of(word: u64, at: u64) -> Result<u64, Corrupt> {
 /// Reads the cell of an entry.
 pub(crate) fn read_entry(mapping: &Mapping, entry: &Entry) -> Result<Option<CellValue>, Error> {
     read_at(mapping, header_of(mapping, entry)?)
-}
-
-/// A buffer's descriptor.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    offset: u64,
-    len: u32,
-    capacity: u32,
-    generation: u32,
-    value_crc: u32,
-    place_crc: u32,
-}
-
-impl Buffer {
-    fn first_word(version: u64) -> usize {
-        8 + 4 * (version & 3) as usize
-    }
-
-    fn load(header: &[AtomicU64], version: u64) -> Self {
-        let i = Self::first_word(version);
-        let [a, b, c, d] = std::array::from_fn(|k| header[i + k].load(Ordering::Relaxed));
-        let (len, capacity) = (b as u32, (b >> 32) as u32);
-        Self { offset: a, len, capacity, generation: c as u32, value_crc: (c >> 32) as u32, place_crc: d as u32 }
-    }
-
-    fn store(self, header: &[AtomicU64], version: u64) {
-        let words = [
-            self.offset,
-            u64::from(self.len) | u64::from(self.capacity) << 32,
-            u64::from(self.generation) | u64::from(self.value_crc) << 32,
-            u64::from(self.place_crc),
-        ];
-        for (to, word) in header[Self::first_word(version)..].iter().zip(words) {
-            to.store(word, Ordering::Relaxed);
-        }
-    }
-
-    /// Binds offset and capacity to this buffer of this cell.
-    fn place_crc(at: u64, version: u64, offset: u64, capacity: u32) -> u32 {
-        value::crc(&[at, version & 3, offset, u64::from(capacity)])
-    }
-
-    /// Whether it leads to a buffer of this cell.
-    fn is_placed(&self, mapping: &Mapping, at: u64, version: u64) -> bool {
-        let arena = OwnedAreas::of(mapping).arena;
-        self.place_crc == Self::place_crc(at, version, self.offset, self.capacity)
-            && self.offset.is_multiple_of(8)
-            && arena.contains(self.offset)
-            && mapping.is_ready(self.offset, u64::from(self.capacity))
-    }
-
-    /// Copies the value and checks it.
-    fn copy(self, mapping: &Mapping, at: u64, version: u64) -> Result<(Vec<u64>, Self), Corrupt> {
-        if !self.is_placed(mapping, at, version) || self.len > self.capacity {
-            return Err(Corrupt::field("cell's buffer", at, "a descriptor with its CRC", self.offset));
-        }
-        let from = mapping.words(self.offset, u64::from(self.len).div_ceil(8))?;
-        let words: Vec<u64> = from.iter().map(|w| w.load(Ordering::Relaxed)).collect();
-        let found = value::value_crc(version, self.generation, self.len, &words);
-        if found != self.value_crc {
-            return Err(Corrupt::Checksum { what: "cell", offset: self.offset, expected: self.value_crc, found });
-        }
-        Ok((words, self))
-    }
 }

@@ -1,6 +1,7 @@
 //! Writing a cell: space first, then short sections, the version last.
 
-use super::{Buffer, HEADER_WORDS, value, version_of, version_word};
+use super::buffer::Buffer;
+use super::{HEADER_WORDS, value, version_of, version_word};
 use crate::alloc;
 use crate::directory::entry::Entry;
 use crate::directory::{Directory, Key, Lookup, SECTION_BYTES, write_owned};

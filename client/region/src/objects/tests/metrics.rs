@@ -201,3 +201,28 @@ fn an_observer_reads_and_makes_nothing() {
     assert!(matches!(open_counter(&observer, &desc("y")).unwrap_err(), Error::Misuse(Misuse::Argument { .. })));
     assert_eq!(inspect::metrics(&m).len(), 1);
 }
+
+#[test]
+fn a_total_below_what_a_seal_vouched_for_is_found() {
+    let m = heap(&spec());
+    let (mut keeper, _) = Keeper::open(Arc::clone(&m)).unwrap();
+    let p = attach(&m);
+    let counter = open_counter(&p, &desc("c")).unwrap();
+    let histogram = open_histogram(&p, &desc("h"), &[1.0]).unwrap();
+    let float = open_float_counter(&p, &desc("f")).unwrap();
+    let updown = open_updown(&p, &desc("u")).unwrap();
+    counter.add(10);
+    histogram.observe(5.0);
+    float.add(2.5);
+    updown.add(3);
+    keeper.record_totals().unwrap();
+    // These may fall.
+    updown.add(-5);
+    histogram.observe(-50.0);
+    assert!(keeper.verify(&mut |_, _| {}).is_empty());
+    counter.add(1u64.wrapping_neg());
+    float.add(1.0);
+    let faults = keeper.verify(&mut |_, _| {});
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!((&*faults[0].expected, &*faults[0].found), ("a total of at least 10", "9"));
+}
