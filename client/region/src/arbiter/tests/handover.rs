@@ -117,7 +117,7 @@ fn every_deadline_aborts_and_none_forces() {
     let region = Region::new();
     let old = region.owner("1.0.0");
     let new = region.standby("2.0.0");
-    let expect = |asked: &super::fake::Asked, reason, phase| {
+    let expect = |asked: &super::people::Asked, reason, phase| {
         let record = asked.record();
         assert_eq!((record.outcome, record.reason, record.phase), (Outcome::Aborted, Some(reason), phase));
         assert_eq!(region.status().generation, 2);

@@ -4,12 +4,14 @@
 
 mod fake;
 mod handover;
+mod killed;
 mod members;
+mod people;
 mod real;
 mod restart;
 mod verbs;
 
-use fake::Region;
+use people::Region;
 
 use std::time::Duration;
 

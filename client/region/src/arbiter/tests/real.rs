@@ -1,14 +1,10 @@
-//! The arbiter over real regions: on the heap with threads, and in a file with processes that are really killed.
+//! The arbiter over real regions.
 
-use std::io::{BufRead, BufReader};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::fake::{Asked, One, status, until};
+use super::people::{Asked, One, status, until};
 use crate::arbiter::*;
 use crate::digest::Keeper;
 use crate::error::{Generation, WriteError};
@@ -20,9 +16,9 @@ use crate::process::Process;
 
 const LIMIT: u64 = 64 << 20;
 
-struct Real {
-    mapping: Arc<Mapping>,
-    arbiter: Arbiter,
+pub(super) struct Real {
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) arbiter: Arbiter,
 }
 
 impl Real {
@@ -34,28 +30,28 @@ impl Real {
     fn heap() -> Self {
         Self::over(Mapping::heap(&RegionSpec::new("shop", LIMIT)).expect("memory"), Policy::default())
     }
-    fn file(dir: &std::path::Path) -> Self {
+    pub(super) fn file(dir: &std::path::Path) -> Self {
         Self::over(Mapping::create_file(dir, &RegionSpec::new("shop", LIMIT)).expect("a file"), Policy::default())
     }
-    fn one(&self, hello: Hello) -> One {
+    pub(super) fn one(&self, hello: Hello) -> One {
         One::attach(&self.arbiter, hello).expect("a seat")
     }
     /// An instance that is this process.
-    fn here(&self, version: &str) -> (One, Arc<Process>) {
+    pub(super) fn here(&self, version: &str) -> (One, Arc<Process>) {
         let mut one = self.one(Hello { version: version.into(), ..Hello::default() });
         let liveness = one.welcome.liveness.take();
         let process = Process::attach(Arc::clone(&self.mapping), seat(&one), liveness).expect("attached");
         one.ready();
         (one, process)
     }
-    fn ask(&self, to: &One, options: SwitchOptions) -> Asked {
+    pub(super) fn ask(&self, to: &One, options: SwitchOptions) -> Asked {
         let request = SwitchRequest { target: Target::Instance(to.name().into()), options };
         Asked::new(|observer, reply| self.arbiter.handover(request, "uid:0".into(), observer, reply))
     }
     fn until(&self, holds: impl Fn(&RegionStatus) -> bool) -> RegionStatus {
         until(&self.arbiter, std::thread::sleep, holds)
     }
-    fn until_owner(&self, one: &One) -> RegionStatus {
+    pub(super) fn until_owner(&self, one: &One) -> RegionStatus {
         self.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == one.id()))
     }
     fn hand_over(&self, from: &One, to: &One) -> Record {
@@ -66,11 +62,11 @@ impl Real {
     }
 }
 
-fn seat(one: &One) -> Seat {
+pub(super) fn seat(one: &One) -> Seat {
     Seat { row: one.welcome.row.expect("a row"), incarnation: one.id() }
 }
 
-fn write(process: &Arc<Process>, generation: Generation, n: u64) -> Result<(), WriteError> {
+pub(super) fn write(process: &Arc<Process>, generation: Generation, n: u64) -> Result<(), WriteError> {
     let spec = CellSpec { name: "basket", labels: &[], bytes_max: 64 };
     let cell = open_cell(process, &spec).expect("a cell");
     let part = Part { schema: 1, codec: 1, bytes: n.to_le_bytes().to_vec() };
@@ -219,114 +215,4 @@ fn hostile_bytes_do_not_stop_the_arbiter() {
         let report = Arbiter::ask(super::SOON, |reply| real.arbiter.verify(Box::new(|_, _| ()), reply));
         assert!(report.is_some(), "seed {seed}");
     }
-}
-
-const CHILD: &str = "HEIRLOOM_TEST_ARBITER_CHILD";
-
-/// Not a test of its own: the body of a child process that owns and never leaves its section.
-#[test]
-fn child() {
-    let Ok(arguments) = std::env::var(CHILD) else { return };
-    let mut arguments = arguments.split(' ');
-    let mut next = || arguments.next().expect("an argument");
-    let (path, row, incarnation) = (next().to_owned(), next().parse().expect("row"), next().parse().expect("id"));
-    let fd: i32 = next().parse().expect("a descriptor");
-    // SAFETY: the parent left exactly this descriptor open for us, and nobody else here knows it.
-    let liveness = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mapping = Mapping::open_file(path.as_ref(), false).expect("a region");
-    let process = Process::attach(mapping, Seat { row, incarnation }, Some(liveness)).expect("attached");
-    println!("attached");
-    let generation = loop {
-        match process.learn() {
-            Ok(generation) => break generation,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
-    let _section = process.enter(generation).expect("the owner's section");
-    println!("inside");
-    loop {
-        std::thread::park();
-    }
-}
-
-/// A child process in the seat of `one`; awaits the line `attached`.
-fn spawn_child(real: &Real, dir: &std::path::Path, one: &mut One) -> (Child, Lines) {
-    let liveness = one.welcome.liveness.take().expect("a descriptor");
-    let fd = liveness.as_raw_fd();
-    let path = dir.join(real.mapping.name());
-    let arguments = format!("{} {} {} {fd}", path.display(), seat(one).row, one.id());
-    let mut command = Command::new(std::env::current_exe().expect("this test"));
-    command.args(["--exact", "arbiter::tests::real::child", "--nocapture"]).env(CHILD, arguments);
-    // SAFETY: between fork and exec only one system call is made, which may be.
-    unsafe {
-        command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
-    }
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("a child");
-    drop(liveness);
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    await_line(&mut lines, "attached");
-    (child, lines)
-}
-
-type Lines = std::io::Lines<BufReader<ChildStdout>>;
-
-fn await_line(lines: &mut Lines, word: &str) {
-    assert!(lines.any(|line| line.is_ok_and(|line| line.ends_with(word))), "the child ended before it said {word}");
-}
-
-fn hello_of(child_pid: u32) -> Hello {
-    Hello { version: "1.0.0".into(), pid: child_pid, ..Hello::default() }
-}
-
-#[test]
-fn force_kills_an_owner_that_does_not_quiesce_and_waits_for_proof() {
-    let dir = tempfile::tempdir_in("/dev/shm").expect("tmpfs");
-    let real = Real::file(dir.path());
-    let mut old = real.one(hello_of(0));
-    let (mut child, mut lines) = spawn_child(&real, dir.path(), &mut old);
-    // Its pidfd comes with the stream: it comes back with one, as over a socket.
-    let pidfd = crate::os::pidfd::open(child.id()).expect("alive");
-    let resume = Some((old.name().to_owned(), old.welcome.resume_token));
-    let old = One::attach_with(&real.arbiter, Hello { resume, ..hello_of(0) }, Some(pidfd)).expect("resumed");
-    old.ready();
-    old.agree(Hook::Prepare);
-    real.until_owner(&old);
-    await_line(&mut lines, "inside");
-    let (new, new_process) = real.here("2.0.0");
-    let precopy_timeout = Some(Duration::from_millis(100));
-    let options = SwitchOptions { precopy_timeout, force: true, ..SwitchOptions::default() };
-    let asked = real.ask(&new, options);
-    new.agree(Hook::Prepare);
-    let record = asked.record();
-    assert_eq!((record.outcome, record.forced), (Outcome::Committed, true), "{record:?}");
-    assert!(!child.wait().expect("reaped").success());
-    let generation = new_process.learn().expect("it owns");
-    assert_eq!(generation.get(), record.generation);
-    write(&new_process, generation, 1).expect("and writes");
-    let status = status(&real.arbiter);
-    assert_eq!((status.instances.len(), status.state), (1, State::Owned));
-}
-
-#[test]
-fn a_killed_owner_without_a_handle_is_found_dead_by_its_lock() {
-    let dir = tempfile::tempdir_in("/dev/shm").expect("tmpfs");
-    let real = Real::file(dir.path());
-    let mut old = real.one(hello_of(0));
-    let (mut child, mut lines) = spawn_child(&real, dir.path(), &mut old);
-    old.ready();
-    old.agree(Hook::Prepare);
-    real.until_owner(&old);
-    await_line(&mut lines, "inside");
-    let (new, new_process) = real.here("2.0.0");
-    child.kill().expect("alive");
-    child.wait().expect("reaped");
-    new.agree(Hook::Prepare);
-    let seen = real.until_owner(&new);
-    assert_eq!((seen.generation, seen.instances.len()), (3, 1));
-    assert_eq!(new_process.learn().expect("it owns").get(), 3);
-    let newest = Arbiter::ask(super::SOON, |reply| real.arbiter.history(1, None, reply)).expect("an answer");
-    assert_eq!((newest[0].kind, newest[0].cause), (Kind::Promotion, Cause::OwnerDied));
 }

@@ -14,7 +14,7 @@ fn verdicts_come_in_their_order() {
     let region = Region::new();
     let old = region.owner("1.0.0");
     let expected_generation = Some(7);
-    let refused = |asked: super::fake::Asked| asked.refusal().reason;
+    let refused = |asked: super::people::Asked| asked.refusal().reason;
     let already = region.to("1.0.0", SwitchOptions { expected_generation, ..options() }).record();
     assert_eq!((already.outcome, already.generation), (Outcome::Already, 2));
     assert_eq!(already.target.expect("the owner").instance, old.name());
