@@ -157,13 +157,15 @@ impl Failed {
             }
             R::SchemaUnreadable | R::OwnerCrashLoop => format!("heirloom status {region} -o wide"),
             R::HandoverInProgress => format!("heirloom watch {region}, or heirloom abort {region}"),
-            R::RegionCorrupt | R::DigestMismatch | R::RegionQuarantined => format!("heirloom verify {region}"),
+            R::RegionCorrupt | R::DigestMismatch | R::RegionQuarantined => {
+                format!("heirloom verify {}", self.region.as_deref()?)
+            }
             R::Unreachable if self.exit_code == exit::UNKNOWN => format!("heirloom history {region}"),
             R::Unreachable => "heirloom doctor".to_owned(),
             R::CallerDenied => "allow_uids and allow_gids of the sidecar's configuration".to_owned(),
             R::ForceUnavailable => "heirloom doctor".to_owned(),
-            R::InvalidName | R::InvalidField | R::Misuse | R::Io => return None,
-            _ => format!("heirloom history {region}"),
+            R::InvalidName | R::InvalidField | R::Misuse | R::Io | R::ShuttingDown => return None,
+            _ => format!("heirloom history {}", self.region.as_deref()?),
         })
     }
 

@@ -1,6 +1,6 @@
 //! `serve`: reads the configuration, then is the daemon until SIGTERM or SIGINT.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use heirloom_proto::reason::exit;
 use heirloom_region::mapping::Mapping;
@@ -50,9 +50,12 @@ fn stopped(error: &ServeError) -> Failed {
 /// Opens every region on disk, to read only.
 fn regions(dir: &Path) -> Vec<Verdict> {
     let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    // Hidden files are the sidecar's own: its lock, regions not yet complete.
+    let is_region =
+        |path: &PathBuf| path.is_file() && !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_region).collect();
     paths.sort();
-    let judge = |path: &std::path::PathBuf| {
+    let judge = |path: &PathBuf| {
         let (ok, message) = match Mapping::open_file(path, true) {
             Ok(region) => (true, format!("{} bytes of {} used", region.used_bytes(), region.limit_bytes())),
             Err(e) => (false, verify::region_error(path, &e).text().replace('\n', ";")),

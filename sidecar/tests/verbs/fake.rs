@@ -22,7 +22,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub enum Act {
     Event(HandoverRecord),
     Fail(Failure),
-    /// Until AbortHandover is called.
+    /// Until AbortHandover is called, or the test says so.
     AwaitAbort,
     /// For ever.
     Hang,
@@ -51,6 +51,7 @@ pub struct Script {
 /// The running fake. Dropping it breaks every connection at once, as a kill does.
 pub struct Fake {
     pub script: Arc<Mutex<Script>>,
+    pub aborted: Arc<watch::Sender<bool>>,
     path: PathBuf,
     runtime: Option<Runtime>,
 }
@@ -61,10 +62,11 @@ impl Fake {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _ = std::fs::remove_file(path);
         let listener = runtime.block_on(async { UnixListener::bind(path).unwrap() });
-        let service = Service { script: Arc::clone(&script), aborted: Arc::new(watch::channel(false).0) };
+        let aborted = Arc::new(watch::channel(false).0);
+        let service = Service { script: Arc::clone(&script), aborted: Arc::clone(&aborted) };
         let server = tonic::transport::Server::builder().add_service(ControlServiceServer::new(service));
         runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        Fake { script, path: path.to_owned(), runtime: Some(runtime) }
+        Fake { script, aborted, path: path.to_owned(), runtime: Some(runtime) }
     }
 }
 
@@ -96,7 +98,15 @@ impl Service {
                 let sent = match act {
                     Act::Event(record) => {
                         let handover = Some(record);
-                        events.send(Ok(HandoverEvent { sequence, handover, ..Default::default() })).await
+                        let (precopy_dirty_pages, precopy_target_pages) = (412, 96);
+                        let event = HandoverEvent {
+                            sequence,
+                            handover,
+                            precopy_dirty_pages,
+                            precopy_target_pages,
+                            ..Default::default()
+                        };
+                        events.send(Ok(event)).await
                     }
                     Act::Fail(failure) => events.send(Err(failure.to_status())).await,
                     Act::AwaitAbort => {

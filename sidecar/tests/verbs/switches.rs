@@ -314,3 +314,62 @@ fn the_verb_abort_is_done_when_it_is_aborted() {
     let _fake = place.fake(Script { abort: Some(Err(late)), ..Default::default() });
     place.run("abort shop 17").code(3).says(&["ALREADY_COMMITTED"]);
 }
+
+/// Runs on a terminal and returns what it showed.
+fn on_a_terminal(place: &Place, line: &str, typed: &str, mut seen: impl FnMut(&str)) -> (i32, String) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let here = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&here).unwrap();
+    unlockpt(&here).unwrap();
+    let name = ptsname(&here, Vec::new()).unwrap().into_string().unwrap();
+    let there = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let mut command = place.command(line);
+    command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("CI");
+    let clone = || there.try_clone().unwrap();
+    let mut child = command.stdin(clone()).stdout(clone()).stderr(clone()).spawn().unwrap();
+    drop((there, command));
+    let mut here = std::fs::File::from(here);
+    std::io::Write::write_all(&mut here, typed.as_bytes()).unwrap();
+    let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+    // The end of a terminal without a process is an error, EIO.
+    while let Ok(n @ 1..) = here.read(&mut part) {
+        shown.extend(&part[..n]);
+        seen(&String::from_utf8_lossy(&shown));
+    }
+    (child.wait().unwrap().code().unwrap(), String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[test]
+fn on_a_terminal_the_phases_are_live() {
+    let place = Place::new();
+    let acts =
+        vec![running(Phase::Prepare), running(Phase::Precopy), Act::AwaitAbort, running(Phase::Freeze), committed()];
+    let fake = place.fake(script(acts));
+    let (code, shown) = on_a_terminal(&place, "handover shop", "", |shown| {
+        if shown.contains("412 pages left") {
+            fake.aborted.send_replace(true);
+        }
+    });
+    assert_eq!(code, 0, "{shown}");
+    for word in [
+        "1.9.0 i-1c09 (gen 7)",
+        "round 3, 412 pages left, 96 fit the freeze budget",
+        "✔",
+        "18211 pages",
+        "LONGEST WAIT",
+        "63 µs",
+    ] {
+        assert!(shown.contains(word), "{word:?} is not in {shown}");
+    }
+}
+
+#[test]
+fn force_asks_on_a_terminal() {
+    let place = Place::new();
+    let fake = place.fake(script(vec![committed()]));
+    let (code, shown) = on_a_terminal(&place, "handover shop --force", "n\n", |_| {});
+    assert_eq!(code, 3, "{shown}");
+    assert!(shown.contains("Go on? [y/N]") && fake.script.lock().unwrap().handovers.is_empty(), "{shown}");
+    let (code, shown) = on_a_terminal(&place, "handover shop --force", "y\n", |_| {});
+    assert_eq!(code, 0, "{shown}");
+}
