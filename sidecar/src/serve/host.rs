@@ -9,9 +9,11 @@ use std::time::Duration;
 use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
 use heirloom_region::arbiter::{self, Arbiter, Policy, Record, RegionEvent, RegionStatus, Reply};
+use heirloom_region::digest::Keeper;
 use heirloom_region::error::Error;
+use heirloom_region::inspect::Catalog;
 use heirloom_region::mapping::Mapping;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::convert;
 use super::journal::Journal;
@@ -28,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) arbiter: Arbiter,
     metrics: Arc<Mutex<HandoverMetrics>>,
+    catalog: Mutex<Catalog>,
     links: Mutex<Links>,
 }
 
@@ -46,7 +49,7 @@ pub(crate) struct LinkMark {
 }
 
 impl Host {
-    /// Recovers the region and starts its arbiter. Blocks; what recovery found is logged.
+    /// Recovers the region and starts its arbiter. Blocks, inside a runtime; what recovery found is logged.
     ///
     /// # Errors
     /// `Held` if another sidecar has it; `Corrupt` and others if it cannot be served.
@@ -56,13 +59,18 @@ impl Host {
         journal: Arc<Journal>,
     ) -> Result<Arc<Host>, Error> {
         let name = mapping.name().to_owned();
-        let arbiter = arbitrate(&mapping, arbiter_policy(policy))?;
+        let (keeper, recovery) = Keeper::open(Arc::clone(&mapping))?;
+        tracing::info!(region = name, ?recovery, "region opened");
+        let arbiter = Arbiter::spawn(keeper, arbiter_policy(policy), Box::new(|_| ()))?;
         let metrics = Arc::new(Mutex::new(HandoverMetrics::default()));
         let newest = Arbiter::ask(START_TIMEOUT, |reply| arbiter.history(1, None, reply)).unwrap_or_default();
-        let mut news = News { journal, metrics: Arc::clone(&metrics), last: newest.into_iter().next(), logged: 0 };
+        let (decided, records) = mpsc::unbounded_channel();
+        tokio::spawn(log(name.clone(), records));
+        let mut news =
+            News { journal, metrics: Arc::clone(&metrics), decided, last: newest.into_iter().next(), logged: 0 };
         news.logged = news.last.as_ref().filter(|r| r.is_decided()).map_or(0, |r| r.number);
         arbiter.watch(None, Box::new(move |event| news.hear(event)), Box::new(|_| ()));
-        Ok(Arc::new(Host { name, mapping, arbiter, metrics, links: Mutex::default() }))
+        Ok(Arc::new(Host { name, mapping, arbiter, metrics, catalog: Mutex::default(), links: Mutex::default() }))
     }
 
     /// Asks the arbiter and waits for its answer.
@@ -149,15 +157,21 @@ impl Host {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What earlier scrapes have decoded.
+    pub(crate) fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the arbiter's events become: journal, metrics, and one log record per handover.
+/// What the arbiter's events become: journal, metrics, and one log record per handover. Runs on the arbiter's thread.
 struct News {
     journal: Arc<Journal>,
     metrics: Arc<Mutex<HandoverMetrics>>,
+    decided: mpsc::UnboundedSender<Record>,
     last: Option<Record>,
     logged: u64,
 }
@@ -169,7 +183,7 @@ impl News {
             if record.is_decided() && record.number > self.logged {
                 self.logged = record.number;
                 self.metrics.lock().unwrap_or_else(PoisonError::into_inner).decided(record);
-                log(&status.region, record);
+                let _ = self.decided.send(record.clone());
             }
             if record.is_decided() && self.last.as_ref().is_none_or(|l| l.number <= record.number) {
                 self.last = Some(record.clone());
@@ -181,20 +195,23 @@ impl News {
     }
 }
 
-fn log(region: &str, record: &Record) {
-    let json = output::Handover::from(&convert::record(region, record));
-    let text = serde_json::to_string(&json).unwrap_or_default();
-    tracing::info!(
-        target: "heirloom::handover",
-        region,
-        number = record.number,
-        outcome = record.outcome.as_str(),
-        reason = record.reason.map(|r| r.as_str()),
-        generation = record.generation,
-        caller = record.caller,
-        record = text,
-        "handover decided"
-    );
+/// Writes log records elsewhere than on the arbiter's thread: whoever reads our stderr must not hold up a switch.
+async fn log(region: String, mut records: mpsc::UnboundedReceiver<Record>) {
+    while let Some(record) = records.recv().await {
+        let json = output::Handover::from(&convert::record(&region, &record));
+        let text = serde_json::to_string(&json).unwrap_or_default();
+        tracing::info!(
+            target: "heirloom::handover",
+            region,
+            number = record.number,
+            outcome = record.outcome.as_str(),
+            reason = record.reason.map(|r| r.as_str()),
+            generation = record.generation,
+            caller = record.caller,
+            record = text,
+            "handover decided"
+        );
+    }
 }
 
 /// A region that is not served, as `status` lists it.
@@ -213,12 +230,6 @@ pub(crate) fn quarantined(name: &str, error: &Error) -> v1::Region {
         quarantine_fault: Some(fault),
         ..v1::Region::default()
     }
-}
-
-/// Until keepers are there: nobody can be served.
-fn arbitrate(mapping: &Arc<Mapping>, _policy: Policy) -> Result<Arbiter, Error> {
-    let found = format!("region {} has no keeper yet", mapping.name());
-    Err(heirloom_region::error::Misuse::Argument { what: "region", found }.into())
 }
 
 fn arbiter_policy(it: &RegionPolicy) -> Policy {

@@ -179,16 +179,27 @@ impl Switch {
         if record.outcome == Outcome::Aborted {
             return Err(convert::aborted(&region, &record));
         }
-        while follow_drain && record.number != 0 {
+        if follow_drain && record.number != 0 {
+            self.forward_drain(&region, &mut last, out).await;
+        }
+        Ok(())
+    }
+
+    async fn forward_drain(
+        &mut self,
+        region: &str,
+        last: &mut Option<Record>,
+        out: &mpsc::Sender<Result<v1::HandoverEvent, Status>>,
+    ) {
+        loop {
             tokio::select! {
-                () = out.closed() => return Ok(()),
+                () = out.closed() => return,
                 event = self.events.recv() => match event {
-                    Some(event) => send(out, &region, &mut last, event).await,
-                    None => return Ok(()),
+                    Some(event) => send(out, region, last, event).await,
+                    None => return,
                 },
             }
         }
-        Ok(())
     }
 }
 

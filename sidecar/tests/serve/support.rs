@@ -20,12 +20,13 @@ use heirloom_sidecar::config::{ByteCount, Config};
 use heirloom_sidecar::serve::{self, Running};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 /// How long anything may take here.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) struct Daemon {
     pub(crate) running: Running,
@@ -92,7 +93,8 @@ impl Daemon {
         let Some(attach_response::Message::Welcome(welcome)) = from.message().await?.and_then(|m| m.message) else {
             panic!("the first message is Welcome");
         };
-        Ok(Attached { to, from, welcome, process: None })
+        let ended = tokio::spawn(agree(from, to.clone()));
+        Ok(Attached { to, ended, welcome, process: None })
     }
 
     /// Attaches an instance of `service` that is ready to own.
@@ -119,10 +121,22 @@ fn say(message: attach_request::Message) -> AttachRequest {
     AttachRequest { message: Some(message) }
 }
 
+/// Agrees to every hook until the stream ends.
+async fn agree(mut from: Streaming<AttachResponse>, to: mpsc::Sender<AttachRequest>) -> Result<(), Status> {
+    while let Some(message) = from.message().await? {
+        if let Some(attach_response::Message::HookCall(call)) = message.message {
+            let result = attach_request::HookResult { call_id: call.call_id, ok: true, veto_message: String::new() };
+            let _ = to.send(say(attach_request::Message::HookResult(result))).await;
+        }
+    }
+    Ok(())
+}
+
 /// An instance in this process.
 pub(crate) struct Attached {
     to: mpsc::Sender<AttachRequest>,
-    pub(crate) from: Streaming<AttachResponse>,
+    /// How the sidecar ended the stream.
+    pub(crate) ended: JoinHandle<Result<(), Status>>,
     pub(crate) welcome: Welcome,
     pub(crate) process: Option<Arc<Process>>,
 }
@@ -149,12 +163,6 @@ impl Attached {
         let seat = Seat { row: self.welcome.row, incarnation: self.welcome.incarnation };
         let process = Process::attach(mapping, seat, descriptors.next()).expect("the seat is ours");
         self.process.insert(process)
-    }
-
-    /// The next message of the sidecar.
-    pub(crate) async fn hear(&mut self) -> attach_response::Message {
-        let message = tokio::time::timeout(SOON, self.from.message()).await.expect("it says something");
-        message.expect("the stream is up").and_then(|m| m.message).expect("it is not empty")
     }
 
     pub(crate) fn instance(&self) -> &str {
