@@ -337,7 +337,7 @@ pub enum ConfigVerb {
 /// Shells that can complete.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 #[value(rename_all = "lower")]
-#[allow(missing_docs)]
+#[allow(missing_docs, clippy::enum_variant_names)]
 pub enum Shell {
     Bash,
     Zsh,

@@ -175,7 +175,7 @@ async fn run(sidecar: &Sidecar, printer: Printer, region: &str, ask: Ask, switch
     let mut steps = follow::start(sidecar, ask).await?;
     let mut watch =
         Watch { sidecar, region, last: None, abort: None, wants_abort: false, asked: false, view: View::new(printer) };
-    let ended = watch.to_the_end(&mut steps, &mut interrupts, switch).await;
+    let ended = watch.follow(&mut steps, &mut interrupts, switch).await;
     watch.view.close();
     ended
 }
@@ -191,7 +191,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn to_the_end(
+    async fn follow(
         &mut self,
         steps: &mut tokio::sync::mpsc::Receiver<Step>,
         interrupts: &mut Signal,
