@@ -7,8 +7,8 @@ use std::time::Duration;
 use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
 use heirloom_region::arbiter::{
-    self, Cause, FaultReport, FromInstance, Hook, InstanceRef, InstanceStatus, Kind, Need, Outcome, Phase, Reason,
-    Record, Refusal, RegionStatus, Role, State, ToInstance,
+    self, FaultReport, InstanceRef, InstanceStatus, Kind, Outcome, Phase, Reason, Record, Refusal, RegionStatus, Role,
+    State,
 };
 use heirloom_region::error::{Error, Misuse};
 use prost_types::Timestamp;
@@ -261,6 +261,8 @@ pub(crate) fn switch_options(it: Option<v1::SwitchOptions>) -> arbiter::SwitchOp
 
 #[cfg(test)]
 mod tests {
+    use heirloom_region::arbiter::Cause;
+
     use super::link::cause;
     use super::*;
 
