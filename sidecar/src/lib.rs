@@ -1,10 +1,10 @@
 //! The sidecar daemon and the `heirloom` command line.
 //!
-//! [`run_cli`] is the whole binary, [`serve`] the daemon as a library, [`config`] what the daemon can be told, and
+//! [`run_cli`] is the whole binary, [`args`] its arguments, [`serve`] the daemon as a library, [`config`] what the daemon can be told, and
 //! [`output`] what the command line and the HTTP twins print as JSON.
 #![forbid(unsafe_code)]
 
-mod args;
+pub mod args;
 mod complete;
 pub mod config;
 pub mod output;

@@ -9,8 +9,8 @@ use heirloom_proto::v1::{AbortHandoverRequest, DrainInstanceRequest, HandoverRec
 
 use super::connect::Sidecar;
 use super::failed::{Asked, Failed};
+use super::options::millis;
 use super::print::{Printer, counts};
-use super::switch::millis;
 use crate::output::{Handover, InstanceStatus};
 
 /// Aborts the running handover, or the one with this number if it is the one that runs. Done is exit 0.

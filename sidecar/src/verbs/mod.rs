@@ -9,6 +9,7 @@ mod failed;
 mod follow;
 mod history;
 mod instance;
+mod options;
 mod print;
 mod serve;
 mod status;

@@ -19,7 +19,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// What a switch does next.
 #[derive(Clone, Debug)]
-pub enum Act {
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum Act {
     Event(HandoverRecord),
     Fail(Failure),
     /// Until AbortHandover is called, or the test says so.
@@ -30,34 +31,34 @@ pub enum Act {
 
 /// What the sidecar was told to answer, and what it was asked.
 #[derive(Default)]
-pub struct Script {
+pub(crate) struct Script {
     /// One for each call of Handover or Rollback.
-    pub switches: VecDeque<Vec<Act>>,
-    pub regions: Vec<Region>,
-    pub history: Vec<HandoverRecord>,
-    pub changes: Vec<RegionEvent>,
-    pub abort: Option<Result<HandoverRecord, Failure>>,
-    pub verify: Vec<VerifyEvent>,
-    pub verify_end: Option<Failure>,
-    pub info: ServerInfo,
+    pub(crate) switches: VecDeque<Vec<Act>>,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) history: Vec<HandoverRecord>,
+    pub(crate) changes: Vec<RegionEvent>,
+    pub(crate) abort: Option<Result<HandoverRecord, Failure>>,
+    pub(crate) verify: Vec<VerifyEvent>,
+    pub(crate) verify_end: Option<Failure>,
+    pub(crate) info: ServerInfo,
     /// Answered to every read.
-    pub deny: Option<Failure>,
-    pub handovers: Vec<HandoverRequest>,
-    pub rollbacks: Vec<RollbackRequest>,
-    pub aborts: Vec<AbortHandoverRequest>,
-    pub drains: Vec<DrainInstanceRequest>,
+    pub(crate) deny: Option<Failure>,
+    pub(crate) handovers: Vec<HandoverRequest>,
+    pub(crate) rollbacks: Vec<RollbackRequest>,
+    pub(crate) aborts: Vec<AbortHandoverRequest>,
+    pub(crate) drains: Vec<DrainInstanceRequest>,
 }
 
 /// The running fake. Dropping it breaks every connection at once, as a kill does.
-pub struct Fake {
-    pub script: Arc<Mutex<Script>>,
-    pub aborted: Arc<watch::Sender<bool>>,
+pub(crate) struct Fake {
+    pub(crate) script: Arc<Mutex<Script>>,
+    pub(crate) aborted: Arc<watch::Sender<bool>>,
     path: PathBuf,
     runtime: Option<Runtime>,
 }
 
 impl Fake {
-    pub fn start(path: &Path, script: Script) -> Fake {
+    pub(crate) fn start(path: &Path, script: Script) -> Fake {
         let script = Arc::new(Mutex::new(script));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _ = std::fs::remove_file(path);
