@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+#[cfg(feature = "embedded")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use heirloom_region::error::Error;
 
 use crate::build;
 use crate::control;
+#[cfg(feature = "embedded")]
 use crate::in_process::InProcess;
 use crate::serving::Attachment;
 use crate::wait::wait;
@@ -53,6 +55,7 @@ pub struct Attach {
 #[derive(Clone)]
 pub(crate) enum Target {
     Sidecar,
+    #[cfg(feature = "embedded")]
     Embedded(Arc<InProcess>),
 }
 
@@ -135,6 +138,7 @@ impl IntoFuture for Attach {
     fn into_future(self) -> Self::IntoFuture {
         let how = match self.target {
             Target::Sidecar => self.with_environment(|name| std::env::var(name).ok()),
+            #[cfg(feature = "embedded")]
             Target::Embedded(_) => self,
         };
         Box::pin(control::start(how))

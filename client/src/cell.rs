@@ -17,11 +17,14 @@ use crate::registry::Turn;
 use crate::session::Session;
 use crate::term::Term;
 
+mod format;
+
+pub(crate) use format::Format;
+use format::verdict;
+
 /// Largest encoded value, if nothing else is said.
 const BYTES_MAX: u64 = 64 << 10;
 
-type Upgrade<T> = Arc<dyn Fn(&[u8], Codec) -> Result<T, String> + Send + Sync>;
-type Downgrade<T> = Arc<dyn Fn(&T, Codec) -> Result<Vec<u8>, String> + Send + Sync>;
 type Initial<T> = Arc<dyn Fn() -> Result<T, Error> + Send + Sync>;
 
 /// How to open a cell. The codec is not self-describing: a type that changed is a new schema number.
@@ -56,15 +59,6 @@ pub struct OpenCell<'r, T> {
     labels: Vec<(String, String)>,
     bytes_max: u64,
     format: Format<T>,
-}
-
-/// What a build reads and writes of one cell.
-#[derive(Clone)]
-pub(crate) struct Format<T> {
-    schema: u32,
-    codec: Codec,
-    upgrades: Vec<(u32, Upgrade<T>)>,
-    downgrades: Vec<(u32, Downgrade<T>)>,
 }
 
 impl<'r, T: Serialize + DeserializeOwned + Send + Sync + 'static> OpenCell<'r, T> {
@@ -155,78 +149,6 @@ impl<T> fmt::Debug for OpenCell<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenCell").field("name", &self.name).field("schema", &self.format.schema).finish()
     }
-}
-
-impl<T: Serialize + DeserializeOwned> Format<T> {
-    pub(crate) fn new(schema: u32) -> Self {
-        Self { schema, codec: Codec::default(), upgrades: Vec::new(), downgrades: Vec::new() }
-    }
-    fn readable(&self) -> Vec<u32> {
-        std::iter::once(self.schema).chain(self.upgrades.iter().map(|u| u.0)).collect()
-    }
-    fn written(&self) -> Vec<u32> {
-        std::iter::once(self.schema).chain(self.downgrades.iter().map(|d| d.0)).collect()
-    }
-    /// Each schema has one way to be read and one to be written.
-    fn check(&self, name: &str) -> Result<(), Misuse> {
-        for mut numbers in [self.readable(), self.written()] {
-            numbers.sort_unstable();
-            if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
-                let found = format!("{name}: {} named twice", twice[0]);
-                return Err(Misuse::Argument { what: "schema", found });
-            }
-        }
-        Ok(())
-    }
-
-    /// The value in the first of its schemas that this build reads.
-    pub(crate) fn decode(&self, name: &str, parts: &[Part]) -> Result<T, Error> {
-        let find = |schema: u32| parts.iter().find(|part| part.schema == schema);
-        let codec = |part: &Part| {
-            Codec::from_id(part.codec).ok_or_else(|| Incompatible::Decode {
-                name: name.to_owned(),
-                schema: part.schema,
-                why: format!("codec {}, this build knows {}", part.codec, Codec::Bincode.id()),
-            })
-        };
-        let wrong = |schema, why| Incompatible::Decode { name: name.to_owned(), schema, why }.into();
-        if let Some(part) = find(self.schema) {
-            return codec(part)?.decode(&part.bytes).map_err(|why| wrong(part.schema, why));
-        }
-        for (schema, upgrade) in &self.upgrades {
-            if let Some(part) = find(*schema) {
-                return upgrade(&part.bytes, codec(part)?).map_err(|why| wrong(part.schema, why));
-            }
-        }
-        Err(unreadable(name, self.readable(), parts))
-    }
-
-    /// `value` in all schemas that this build writes.
-    fn encode(&self, name: &str, value: &T) -> Result<Vec<Part>, Misuse> {
-        let codec = self.codec;
-        let part = |schema, bytes: Result<Vec<u8>, String>| match bytes {
-            Ok(bytes) => Ok(Part { schema, codec: codec.id(), bytes }),
-            Err(why) => Err(Misuse::Encode { name: name.to_owned(), why }),
-        };
-        let own = part(self.schema, codec.encode(value));
-        let older = self.downgrades.iter().map(|(schema, down)| part(*schema, down(value, codec)));
-        std::iter::once(own).chain(older).collect()
-    }
-}
-
-/// Whether a value that is there can be read by one that reads `readable`.
-fn verdict(name: &str, readable: &[u32], value: &Option<CellValue>) -> Result<(), Error> {
-    match value {
-        Some(value) if !value.parts.iter().any(|part| readable.contains(&part.schema)) => {
-            Err(unreadable(name, readable.to_vec(), &value.parts))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn unreadable(name: &str, readable: Vec<u32>, parts: &[Part]) -> Error {
-    let found = parts.first().map_or(0, |part| part.schema);
-    Incompatible::Schema { name: name.to_owned(), readable, found }.into()
 }
 
 pub(crate) fn read(raw: &objects::Cell) -> Result<Option<CellValue>, Error> {

@@ -8,31 +8,28 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heirloom_proto::v1::attach_request::Hello;
 use heirloom_region::arbiter::{FromInstance, Hook, Record, ToInstance};
-use heirloom_region::instances::{self, flag};
 use tokio::sync::mpsc;
 
-use crate::dial::{DialError, Dialled, dial};
+use crate::dial::{DialError, Dialled};
 use crate::facts::{self, Hint};
 use crate::hooks::{Call, Flush, Prepare, Resume, Veto};
 use crate::link::Live;
 use crate::open::{Opened, Redial, backoff};
-use crate::role::{Link, Role};
-use crate::serving::Left;
-use crate::session::{Leaving, Session};
+use crate::role::Role;
+use crate::session::Session;
 
 /// Counts of work in flight are said so often at most, and while something drains they are looked at so often.
 const TICK: Duration = Duration::from_millis(100);
-/// An owner that wants to leave waits so long for a lost sidecar to come back before it goes without.
-const GRACE: Duration = Duration::from_secs(1);
-/// For the arbiter to take note that an instance has left, and for the flush of one that leaves without an arbiter.
+/// For the arbiter to take note that an instance has left.
 const FAREWELL: Duration = Duration::from_secs(2);
-const FLUSH: Duration = Duration::from_secs(10);
 /// A leave that was taken back (its flush was vetoed) is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Hook calls that are remembered, in case the arbiter asks again after the link was lost.
 const CALLS_MAX: usize = 16;
+
+mod leave;
+mod relink;
 
 pub(crate) struct Driver {
     session: Arc<Session>,
@@ -260,162 +257,6 @@ impl Driver {
             let _ = self.say(FromInstance::HookResult { call_id, ok, veto });
         }
     }
-
-    /// Takes the next step of leaving; `true` once there is none.
-    fn has_gone(&mut self) -> bool {
-        let Some(leaving) = self.session.state().leaving else { return false };
-        match self.session.role() {
-            Role::Owner(generation) => {
-                self.farewell = None;
-                self.leave_as_owner(generation.get(), leaving);
-                false
-            }
-            _ => self.leave_drained(leaving),
-        }
-    }
-
-    fn leave_as_owner(&mut self, generation: u64, leaving: Leaving) {
-        let again = self.leave_again.is_some_and(|at| Instant::now() >= at);
-        if self.live.is_some() && (self.said.leave != Some(generation) || again) {
-            self.leave_again = None;
-            if self.say(FromInstance::Leave { drain_timeout: Some(leaving.timeout) }) {
-                self.said.leave = Some(generation);
-            }
-        }
-        let alone = match self.lost {
-            Some(since) => self.redial.is_none() || since.elapsed() > GRACE,
-            None => false,
-        };
-        match self.own_flush {
-            None if alone || Instant::now() > leaving.deadline => {
-                self.own_flush = Some(Instant::now());
-                if let Ok(term) = self.session.term() {
-                    let deadline = Instant::now() + FLUSH;
-                    self.run_hook(None, Call::Flush(Flush { term, target: None, deadline }));
-                }
-            }
-            Some(since) if since.elapsed() > FLUSH => self.session.give_up(),
-            _ => {}
-        }
-    }
-
-    fn leave_drained(&mut self, leaving: Leaving) -> bool {
-        if self.live.is_some() && self.said.leave.is_none() {
-            let said = self.say(FromInstance::Leave { drain_timeout: Some(leaving.timeout) });
-            self.said.leave = said.then_some(0);
-        }
-        let undrained = self.session.work.total();
-        if undrained > 0 && Instant::now() < leaving.deadline {
-            return false;
-        }
-        // A switch to this instance may be past the point where it can be taken back: it is over when the arbiter has let
-        // us go, which it says by the row or by ending the stream. Then nobody will make us owner.
-        let since = *self.farewell.get_or_insert_with(Instant::now);
-        let process = &self.session.process;
-        let row = instances::read(process.mapping(), process.row());
-        let released = !matches!(row, Ok(Some(row)) if row.seat.incarnation == process.incarnation() && row.flags & flag::LEFT == 0);
-        if self.live.is_some() && undrained == 0 && !released && since.elapsed() < FAREWELL {
-            return false;
-        }
-        self.session.finish(Left { owner: None, undrained, why: None });
-        true
-    }
-
-    fn lose(&mut self) {
-        self.live = None;
-        self.said = Said { leave: self.said.leave, ..Said::default() };
-        self.lost = Some(Instant::now());
-        self.session.set_link(Link::Lost(Instant::now()));
-        if self.redial.is_some() {
-            tracing::info!(region = self.session.region(), "link to the sidecar lost");
-            self.pauses = Box::new(backoff());
-        }
-        self.dial_later(|hello| hello);
-    }
-
-    /// Dials after the next pause.
-    fn dial_later(&mut self, change: impl FnOnce(Hello) -> Hello) {
-        let Some(redial) = &self.redial else { return };
-        let (socket, hello) = (redial.socket.clone(), change(redial.hello.clone()));
-        let pause = self.pauses.next().unwrap_or(TICK);
-        self.dialling = Some(Box::pin(async move {
-            tokio::time::sleep(pause).await;
-            dial(&socket, hello).await
-        }));
-    }
-
-    fn redialled(&mut self, dialled: Result<Dialled, DialError>) {
-        let looked = std::mem::take(&mut self.looking);
-        match dialled {
-            Ok(Dialled { welcome, live }) => {
-                let uuid = self.redial.as_ref().map(|redial| redial.uuid);
-                if uuid.is_some_and(|uuid| welcome.region_uid[..] != uuid[..]) {
-                    return self.orphaned(&welcome.region_uid);
-                }
-                if looked {
-                    return self.dial_later(|hello| hello); // the same region: the next attempt is a proper one again
-                }
-                if welcome.incarnation == self.session.process.incarnation() {
-                    tracing::info!(region = self.session.region(), "attached again");
-                    (self.live, self.lost) = (Some(live), None);
-                    self.said.leave = None;
-                    self.session.set_link(Link::Connected);
-                    return;
-                }
-                self.unknown();
-            }
-            Err(DialError::Unknown(why)) => {
-                tracing::warn!(region = self.session.region(), why, "the sidecar does not know this instance");
-                self.unknown();
-            }
-            Err(DialError::Refused(error)) => {
-                tracing::warn!(region = self.session.region(), %error, "could not attach again");
-                self.dial_later(|hello| hello);
-            }
-            Err(DialError::Absent(why)) => {
-                tracing::debug!(region = self.session.region(), why, "no sidecar yet");
-                self.dial_later(|hello| hello);
-            }
-        }
-    }
-
-    /// The sidecar gave us no way back. Our row tells whether we live; a look from outside, whether it is the same region.
-    fn unknown(&mut self) {
-        let process = &self.session.process;
-        match instances::read(process.mapping(), process.row()) {
-            Ok(Some(row)) if row.seat.incarnation == process.incarnation() => {
-                self.looking = true;
-                self.dial_later(as_observer);
-            }
-            Ok(row) => {
-                let found = row.map_or_else(|| "is free".to_owned(), |row| format!("holds {}", row.name()));
-                self.session.cut(format!(
-                    "this instance was taken for dead: row {} of the instance table {found}, expected {}",
-                    process.row(),
-                    self.session.me().instance,
-                ));
-            }
-            Err(_) => self.dial_later(|hello| hello),
-        }
-    }
-
-    fn orphaned(&mut self, found: &[u8]) {
-        let expected = self.session.process.mapping().uuid();
-        let text = |uuid: &[u8]| uuid::Uuid::from_slice(uuid).map_or_else(|_| format!("{uuid:?}"), |u| u.to_string());
-        let why = format!(
-            "region {} was created anew: uuid {}, expected {}; attach anew",
-            self.session.region(),
-            text(found),
-            text(&expected)
-        );
-        tracing::error!(why);
-        self.session.finish(Left { owner: None, undrained: self.session.work.total(), why: Some(why) });
-    }
-}
-
-/// Who looks only: the welcome's UUID is what we want to know.
-fn as_observer(hello: Hello) -> Hello {
-    Hello { read_only: true, resume_instance: String::new(), resume_token: Vec::new(), ..hello }
 }
 
 fn why(record: &Record) -> String {

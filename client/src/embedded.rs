@@ -39,6 +39,7 @@ use crate::observe::Observer;
 #[derive(Clone)]
 pub struct Embedded {
     inner: Arc<InProcess>,
+    file: Option<Arc<Path>>,
 }
 
 impl Embedded {
@@ -47,7 +48,7 @@ impl Embedded {
     /// # Errors
     /// [`Error::Misuse`] name; [`Error::Io`].
     pub fn new(region: &str) -> Result<Self, Error> {
-        Ok(Self { inner: InProcess::on_the_heap(region, None)? })
+        Ok(Self { inner: InProcess::on_the_heap(region, None)?, file: None })
     }
     /// In the file `dir/region`, as a sidecar would keep it; recovers what is there.
     ///
@@ -55,7 +56,8 @@ impl Embedded {
     /// [`Error::NotReady`] while another arbiter keeps it; [`Error::Corrupt`], [`Error::Incompatible`] for a file that is not
     /// a whole region of this format; [`Error::Misuse`] name; [`Error::Io`].
     pub fn open(region: &str, dir: impl AsRef<Path>) -> Result<Self, Error> {
-        Ok(Self { inner: InProcess::in_a_file(region, dir.as_ref())? })
+        let dir = dir.as_ref();
+        Ok(Self { inner: InProcess::in_a_file(region, dir)?, file: Some(dir.join(region).into()) })
     }
     /// Attaches an instance of this version; takes the same settings as [`attach`](crate::attach()), of which those that
     /// name a sidecar or a region have no effect.
@@ -68,7 +70,7 @@ impl Embedded {
     /// # Errors
     /// [`Error::Io`].
     pub fn observe(&self) -> Result<Observer, Error> {
-        let mapping = match self.inner.file() {
+        let mapping = match &self.file {
             None => self.inner.mapping().clone(),
             Some(file) => Mapping::open_file(file, true)?,
         };

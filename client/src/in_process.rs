@@ -1,6 +1,5 @@
 //! A region and its arbiter in this process: what [`crate::embedded`] and [`IfAbsent::Local`](crate::IfAbsent::Local) run on.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use heirloom_region::arbiter::{Arbiter, Policy, Reason, Refusal};
@@ -16,7 +15,6 @@ const LIMIT_BYTES: u64 = 256 << 20;
 
 pub(crate) struct InProcess {
     mapping: Arc<Mapping>,
-    file: Option<PathBuf>,
     arbiter: Arbiter,
     attached: Mutex<Vec<Weak<Session>>>,
 }
@@ -24,11 +22,12 @@ pub(crate) struct InProcess {
 impl InProcess {
     pub(crate) fn on_the_heap(region: &str, limit_bytes: Option<u64>) -> Result<Arc<Self>, Error> {
         heirloom_region::name::region(region)?;
-        Self::keep(Mapping::heap(&RegionSpec::new(region, limit_bytes.unwrap_or(LIMIT_BYTES)))?, None)
+        Self::keep(Mapping::heap(&RegionSpec::new(region, limit_bytes.unwrap_or(LIMIT_BYTES)))?)
     }
 
     /// In `dir/region`: what is there, else a new one.
-    pub(crate) fn in_a_file(region: &str, dir: &Path) -> Result<Arc<Self>, Error> {
+    #[cfg(feature = "embedded")]
+    pub(crate) fn in_a_file(region: &str, dir: &std::path::Path) -> Result<Arc<Self>, Error> {
         heirloom_region::name::region(region)?;
         let file = dir.join(region);
         let mapping = match file.exists() {
@@ -39,20 +38,17 @@ impl InProcess {
             let (what, expected, found) = ("region name", region.to_owned(), mapping.name().to_owned());
             return Err(Corrupt::Identity { what, expected, found }.into());
         }
-        Self::keep(mapping, Some(file))
+        Self::keep(mapping)
     }
 
-    fn keep(mapping: Arc<Mapping>, file: Option<PathBuf>) -> Result<Arc<Self>, Error> {
+    fn keep(mapping: Arc<Mapping>) -> Result<Arc<Self>, Error> {
         let (keeper, _recovery) = Keeper::open(mapping.clone())?;
         let arbiter = Arbiter::spawn(keeper, Policy::default(), Box::new(|_| ()))?;
-        Ok(Arc::new(Self { mapping, file, arbiter, attached: Mutex::default() }))
+        Ok(Arc::new(Self { mapping, arbiter, attached: Mutex::default() }))
     }
 
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
-    }
-    pub(crate) fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
     }
     pub(crate) fn arbiter(&self) -> &Arbiter {
         &self.arbiter
@@ -64,6 +60,7 @@ impl InProcess {
         attached.push(Arc::downgrade(session));
     }
     /// Those of this version that have not left.
+    #[cfg(feature = "embedded")]
     pub(crate) fn of_version(&self, version: &str) -> Vec<Arc<Session>> {
         let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         let living = attached.iter().filter_map(Weak::upgrade);

@@ -1,6 +1,8 @@
 //! The way between an instance and its arbiter: the same messages over a stream to the sidecar, or within this process.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+#[cfg(feature = "embedded")]
+use std::sync::Weak;
 use std::time::Duration;
 
 use heirloom_proto::names;
@@ -35,6 +37,7 @@ enum Outgoing {
 /// An instance of an embedded arbiter does not keep it: dropping the arbiter is a sidecar's crash. A private region does.
 pub(crate) enum ArbiterRef {
     Owned(Arc<InProcess>),
+    #[cfg(feature = "embedded")]
     Borrowed(Weak<InProcess>),
 }
 
@@ -42,6 +45,7 @@ impl ArbiterRef {
     fn get(&self) -> Option<Arc<InProcess>> {
         match self {
             ArbiterRef::Owned(inner) => Some(inner.clone()),
+            #[cfg(feature = "embedded")]
             ArbiterRef::Borrowed(inner) => inner.upgrade(),
         }
     }

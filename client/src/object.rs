@@ -38,7 +38,7 @@ pub(crate) mod sealed {
 
     /// A metric as it was asked for.
     #[derive(Clone, Debug, Default)]
-    pub struct Spec {
+    pub(crate) struct Spec {
         pub(crate) name: String,
         pub(crate) help: String,
         pub(crate) unit: String,

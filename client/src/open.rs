@@ -16,7 +16,9 @@ use heirloom_region::process::{Process, Seat};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::attach::{Attach, IfAbsent, Target};
+#[cfg(feature = "embedded")]
+use crate::attach::Target;
+use crate::attach::{Attach, IfAbsent};
 use crate::dial::{self, DialError, Dialled};
 use crate::in_process::InProcess;
 use crate::link::{ArbiterRef, Ear, Live};
@@ -53,6 +55,7 @@ pub(crate) fn backoff() -> impl Iterator<Item = Duration> + Send {
 }
 
 pub(crate) async fn open(how: Attach) -> Result<Opened, Error> {
+    #[cfg(feature = "embedded")]
     if let Target::Embedded(inner) = &how.target {
         return embedded(inner, ArbiterRef::Borrowed(Arc::downgrade(inner)), &how).await;
     }

@@ -85,6 +85,7 @@ impl Term {
         self.unit.session.facts(self.unit.generation).blackout
     }
 
+    #[cfg(feature = "axum")]
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.unit.session
     }

@@ -73,6 +73,11 @@ async fn version(arbiter: &Embedded, v: &str, listener: TcpListener, other: Opti
     };
     let routes = Router::new().route("/", get(show).post(put)).route("/slow", post(slow)).with_state(app.clone());
     let serving = shop.ready(Hooks::new()).await?;
+    // The first one is made owner by a switch, and a second one is refused while it lasts.
+    let mut roles = app.region.roles();
+    while roles.current().owner.is_none() {
+        tokio::time::timeout(SOON, roles.changed()).await?.ok_or("left")?;
+    }
     let stop = Arc::new(Notify::new());
     serving.leave_when(stop.clone().notified_owned());
     let http = listener.clone();

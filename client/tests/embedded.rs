@@ -534,3 +534,48 @@ fn families_and_names() -> Result {
     assert!(matches!(mismatch, Err(Error::Incompatible(Incompatible::Kind { .. }))), "{mismatch:?}");
     Ok(())
 }
+
+/// A hook that outlives its deadline aborts the handover; nothing else happens to it.
+#[tokio::test]
+async fn a_flush_that_never_returns_is_not_waited_for() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let (mut v1, cart) = version(&arbiter, "v1", Hooks::new().flush(|_| std::future::pending())).await?;
+    let (_v2, _) = version(&arbiter, "v2", Hooks::new()).await?;
+    let t1 = term(&mut v1).await;
+    match soon(arbiter.handover("v2")).await.unwrap_err() {
+        NotDone::Aborted { phase: "flush", reason: "FLUSH_TIMEOUT", .. } => {}
+        other => panic!("{other:?}"),
+    }
+    cart.set(&t1, &vec!["tea".into()])?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_death_without_a_standby_leaves_the_region_vacant() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let (mut v1, cart) = version(&arbiter, "v1", Hooks::new()).await?;
+    let t1 = term(&mut v1).await;
+    cart.set(&t1, &vec!["tea".into()])?;
+    arbiter.kill("v1");
+    assert!(matches!(cart.set(&t1, &vec![]), Err(WriteError::Fenced(_))));
+    assert!(v1.next_term().await.is_none());
+    let left = soon(v1.leave()).await?;
+    assert_eq!(left.why.as_deref(), Some("killed"));
+    let (mut v2, cart) = version(&arbiter, "v2", Hooks::new()).await?;
+    assert_eq!(term(&mut v2).await.cause(), Cause::OwnerDied);
+    assert_eq!(cart.load()?, ["tea"]);
+    Ok(())
+}
+
+/// What nobody takes to an end leaves by itself.
+#[tokio::test]
+async fn dropping_leaves() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let (mut v1, _) = version(&arbiter, "v1", Hooks::new()).await?;
+    let (mut v2, _) = version(&arbiter, "v2", Hooks::new()).await?;
+    let _t1 = term(&mut v1).await;
+    drop(arbiter.attach("v0").await?); // before it was ready
+    drop(v1);
+    assert_eq!(term(&mut v2).await.cause(), Cause::OwnerLeft);
+    Ok(())
+}
