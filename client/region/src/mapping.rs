@@ -24,7 +24,7 @@ mod open;
 mod words;
 
 pub use crate::layout::RegionSpec;
-pub(crate) use words::{Word, Words};
+pub(crate) use words::{Word, Word32, Words};
 
 /// A mapped region; used as `Arc<Mapping>`.
 #[derive(Debug)]

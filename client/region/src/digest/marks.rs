@@ -39,6 +39,10 @@ impl<'m> Tables<'m> {
     pub(crate) fn is_ready(self, page: u64) -> bool {
         self.mapping.is_ready(self.offset(page), PAGE)
     }
+    /// Where the mark of the page with this byte of OWNED is.
+    pub(crate) fn mark_offset(self, offset: u64) -> u64 {
+        self.marks.offset + 4 * (offset.saturating_sub(self.owned.offset) / PAGE)
+    }
     /// The page's own mark; 0 where there is none.
     pub(crate) fn mark(self, page: u64) -> u64 {
         let word = self.mapping.words32(self.marks.offset + 4 * page, 1);

@@ -14,7 +14,7 @@ use super::wait::Wait;
 use super::word::{GateWord, Phase};
 use crate::error::{Fenced, Generation, Misuse, WriteError};
 use crate::process::Process;
-use crate::sync::{AtomicU64, Ordering, compiler_fence, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 /// Times that one call looks at the gate anew without having waited: each needs a handover or a thaw in between.
 const TRIES: u32 = 1000;
@@ -38,6 +38,21 @@ impl Section<'_> {
     pub(crate) fn mark(&self, offset: u64, len: u64) {
         self.state.mark(offset, len, self.epoch);
         fence(Ordering::Release);
+    }
+
+    /// As [`mark`](Self::mark), for a write within one page by someone who keeps that page's mark at hand.
+    #[inline]
+    pub(crate) fn mark_page_of(&self, offset: u64, mark: &AtomicU32) {
+        if mark.load(Ordering::Relaxed) < self.epoch {
+            self.raise(offset);
+        }
+        fence(Ordering::Release);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn raise(&self, offset: u64) {
+        self.state.mark(offset, 1, self.epoch);
     }
 
     /// The epoch that this section marks with.
@@ -65,19 +80,47 @@ impl Process {
     /// ([`Process::set_freeze_wait_max`]), `Misuse` in a forked child, for an observer, or inside another section.
     #[inline]
     pub fn enter(&self, generation: Generation) -> Result<Section<'_>, WriteError> {
-        let state = self.gate_state();
-        FAST.with(|fast| {
-            if fast.process.get() == state.id() && !fast.in_section.replace(true) {
-                // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
-                let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
-                if let Ok(epoch) = announce(state, slot, fast.epoch.get(), generation) {
-                    fast.epoch.set(epoch);
-                    return Ok(Section { state, slot, epoch, _shared: None, _thread: PhantomData });
-                }
-                fast.in_section.set(false);
+        match self.enter_at_once(generation) {
+            Some(section) => Ok(section),
+            None => enter_slowly(self, generation),
+        }
+    }
+
+    /// As [`enter`](Self::enter), for one write of a few words: on the fast path no result is copied through memory, which
+    /// costs several times the check itself.
+    #[inline(always)]
+    pub(crate) fn write(&self, generation: Generation, write: impl FnOnce(&Section<'_>)) -> Result<(), WriteError> {
+        match self.enter_at_once(generation) {
+            Some(section) => {
+                write(&section);
+                Ok(())
             }
-            enter_slowly(self, generation)
-        })
+            None => write_slowly(self, generation, write),
+        }
+    }
+
+    /// One try with the slot that this thread used last.
+    #[inline(always)]
+    fn enter_at_once(&self, generation: Generation) -> Option<Section<'_>> {
+        let state = self.gate_state();
+        let (slot, epoch) = FAST.with(|fast| {
+            if fast.process.get() != state.id() || fast.in_section.replace(true) {
+                return None;
+            }
+            // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
+            let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
+            match announce(state, slot, fast.epoch.get(), generation) {
+                Ok(epoch) => {
+                    fast.epoch.set(epoch);
+                    Some((slot, epoch))
+                }
+                Err(_) => {
+                    fast.in_section.set(false);
+                    None
+                }
+            }
+        })?;
+        Some(Section { state, slot, epoch, _shared: None, _thread: PhantomData })
     }
 }
 
@@ -103,6 +146,13 @@ fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generat
     }
     slot.store(0, Ordering::Release);
     Err(GateWord::from_raw(word))
+}
+
+#[cold]
+#[inline(never)]
+fn write_slowly(p: &Process, generation: Generation, write: impl FnOnce(&Section<'_>)) -> Result<(), WriteError> {
+    write(&enter_slowly(p, generation)?);
+    Ok(())
 }
 
 #[cold]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Mapping;
 use crate::error::Corrupt;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Some words that stay mapped for as long as this lives: what a handle keeps after its one check.
 #[derive(Clone, Debug)]
@@ -55,5 +55,34 @@ impl Deref for Word {
     fn deref(&self) -> &AtomicU64 {
         // SAFETY: as in `Words::deref`.
         unsafe { &*self.0.first }
+    }
+}
+
+/// One 32-bit word; see [`Words`].
+#[derive(Debug)]
+pub(crate) struct Word32 {
+    /// Keeps `at` valid.
+    _mapping: Arc<Mapping>,
+    at: *const AtomicU32,
+}
+
+// SAFETY: as for `Words`.
+unsafe impl Send for Word32 {}
+// SAFETY: as for `Words`.
+unsafe impl Sync for Word32 {}
+
+impl Word32 {
+    /// Checks bounds and readiness once.
+    pub(crate) fn new(mapping: &Arc<Mapping>, offset: u64) -> Result<Self, Corrupt> {
+        Ok(Self { at: mapping.words32(offset, 1)?.as_ptr(), _mapping: Arc::clone(mapping) })
+    }
+}
+
+impl Deref for Word32 {
+    type Target = AtomicU32;
+    #[inline]
+    fn deref(&self) -> &AtomicU32 {
+        // SAFETY: as in `Words::deref`.
+        unsafe { &*self.at }
     }
 }
