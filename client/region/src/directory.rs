@@ -248,7 +248,7 @@ impl<'m> Directory<'m> {
     }
 
     fn slot_word(&self, offset: u64, hash: u64) -> u64 {
-        (offset - self.base) / 8 | tag(hash) << 40
+        ((offset - self.base) / 8) | (tag(hash) << 40)
     }
 
     /// What an insertion without a slot gets.

@@ -188,9 +188,9 @@ pub(crate) fn make_ready(process: &Arc<Process>, first: u64, n: u32) -> Result<W
     own_lane(process, first + u64::from(n))?;
     let row = mapping.limits().lanes_max + process.row();
     lease_overflow(mapping, row, process.incarnation())?;
-    let at = strip(mapping, row) + first * 8;
-    mapping.ensure(at, u64::from(n) * 8)?;
-    Ok(Words::new(mapping, at, u64::from(n))?)
+    // From the start, as threads' lanes: readers may stop where a lane ends.
+    mapping.ensure(strip(mapping, row), (first + u64::from(n)) * 8)?;
+    Ok(Words::new(mapping, strip(mapping, row) + first * 8, u64::from(n))?)
 }
 
 /// Gives this thread a lane with `words` ready words; `None` where none is free, or the thread-locals are gone or busy

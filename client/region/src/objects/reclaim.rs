@@ -111,10 +111,11 @@ fn share_words(mapping: &Mapping) -> Vec<u64> {
     let used = lane_words_used(mapping);
     let mut words = Vec::new();
     for (_, slot) in directory.filled() {
-        if let Ok((Decoded::Known(entry), _)) = directory.read(slot) {
-            if entry.kind == Kind::UpDownGauge && entry.payload < used {
-                words.push(entry.payload);
-            }
+        if let Ok((Decoded::Known(entry), _)) = directory.read(slot)
+            && entry.kind == Kind::UpDownGauge
+            && entry.payload < used
+        {
+            words.push(entry.payload);
         }
     }
     words

@@ -111,6 +111,6 @@ proptest! {
             }
             let _ = open_gauge(&p, &desc(name)).map(|g| g.value());
         }
-        let _ = crate::objects::reclaim::reclaim_all_lanes(&m, 7, &|_| true);
+        let _ = reclaim::reclaim_all_lanes(&m, 7, &|_| true);
     }
 }

@@ -224,5 +224,6 @@ fn a_total_below_what_a_seal_vouched_for_is_found() {
     float.add(1.0);
     let faults = keeper.verify(&mut |_, _| {});
     assert_eq!(faults.len(), 1, "{faults:?}");
-    assert_eq!((&*faults[0].expected, &*faults[0].found), ("a total of at least 10", "9"));
+    assert!(faults[0].expected.starts_with("a total of at least 10"), "{faults:?}");
+    assert_eq!(faults[0].found, "9");
 }
