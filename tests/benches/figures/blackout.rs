@@ -1,0 +1,130 @@
+//! The blackout: how long a writer waits at a switch.
+//!
+//! The owner and the standby are processes of their own that make random 16-byte updates whenever they own; this process is
+//! the arbiter and hands over to and fro. A row gives the longest wait that a writer measured for itself, as it stands in the
+//! instance table and in the record of a handover, and how long the gate was closed, as the arbiter measured.
+
+use std::time::{Duration, Instant};
+
+use heirloom_region::objects::open_counter;
+
+use crate::actor::Actor;
+use crate::ground::Ground;
+use crate::measure::{Effort, median, quantile};
+use crate::storm;
+use crate::table::{Row, Table, time};
+
+const SIZES_MIB: [u64; 3] = [64, 256, 1024];
+const RATES: [u64; 2] = [100_000, 1_000_000];
+/// Longest that p50 may be.
+const P50_MAX: Duration = Duration::from_micros(100);
+/// The largest region's p50 over the smallest's.
+const RATIO_MAX: f64 = 1.5;
+/// Between two handovers, so that updates come in between.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// Nanoseconds.
+#[derive(Debug, Default)]
+struct Figures {
+    waits: Vec<f64>,
+    closed: Vec<f64>,
+    pages: Vec<f64>,
+    rounds: Vec<f64>,
+    updates_per_second: f64,
+}
+
+pub(crate) fn blackout(table: &mut Table, effort: Effort) {
+    let mut grounds: Vec<(u64, Ground, u64)> = Vec::new();
+    for mib in SIZES_MIB {
+        let mut ground = Ground::new((mib << 20) * 3 / 2);
+        let cells = storm::fill(&mut ground, mib << 20);
+        grounds.push((mib, ground, cells));
+    }
+    for per_second in RATES {
+        // All regions stand side by side and are measured in turns, so that a busy moment of the machine hits all.
+        let figures: Vec<Figures> = in_turns(&mut grounds, per_second, effort);
+        for ((mib, _, cells), f) in grounds.iter().zip(&figures) {
+            table.add(row(*mib, *cells, per_second, f));
+        }
+        let p50: Vec<f64> = figures.iter().map(|f| median(f.waits.clone())).collect();
+        let ratio = p50.iter().fold(0.0f64, |a, b| a.max(*b)) / p50.iter().fold(f64::INFINITY, |a, b| a.min(*b));
+        table.add(Row {
+            what: format!("blackout by region size, {per_second}/s"),
+            ours: p50.iter().map(|ns| time(*ns)).collect::<Vec<_>>().join(", "),
+            against: "largest p50 to smallest".into(),
+            ratio: format!("{ratio:.2}"),
+            asked: format!("<= {RATIO_MAX}"),
+            met: Some(ratio <= RATIO_MAX),
+        });
+    }
+}
+
+fn row(mib: u64, cells: u64, per_second: u64, f: &Figures) -> Row {
+    let p50 = median(f.waits.clone());
+    println!(
+        "  {mib} MiB, {cells} cells, {per_second}/s: {:.0} updates/s made; {} of {} switches met a writer; rounds p50 {}, \
+         frozen pages p50 {} p99 {}",
+        f.updates_per_second,
+        f.waits.len(),
+        f.closed.len(),
+        median(f.rounds.clone()),
+        median(f.pages.clone()),
+        quantile(f.pages.clone(), 0.99),
+    );
+    Row {
+        what: format!("blackout, {mib} MiB, {per_second} updates/s, region crate"),
+        ours: format!("p50 {}, p99 {}", time(p50), time(quantile(f.waits.clone(), 0.99))),
+        against: format!(
+            "gate closed p50 {}, p99 {}",
+            time(median(f.closed.clone())),
+            time(quantile(f.closed.clone(), 0.99))
+        ),
+        ratio: String::new(),
+        asked: format!("p50 <= {} µs", P50_MAX.as_micros()),
+        met: Some(p50 <= P50_MAX.as_nanos() as f64),
+    }
+}
+
+fn in_turns(grounds: &mut [(u64, Ground, u64)], per_second: u64, effort: Effort) -> Vec<Figures> {
+    let mut all: Vec<Figures> = grounds.iter().map(|_| Figures::default()).collect();
+    let turns = 4;
+    for _ in 0..turns {
+        for ((_, ground, cells), figures) in grounds.iter_mut().zip(&mut all) {
+            measure(ground, *cells, per_second, effort.handovers.div_ceil(turns), figures);
+        }
+    }
+    for figures in &mut all {
+        figures.updates_per_second /= turns as f64;
+    }
+    all
+}
+
+fn measure(ground: &mut Ground, cells: u64, per_second: u64, handovers: usize, figures: &mut Figures) {
+    let mut actors = [(); 2].map(|()| Actor::start(ground, "storm", &[cells, per_second]));
+    actors.iter_mut().for_each(|actor| assert_eq!(actor.hear(), cells));
+    let observer = heirloom_region::process::Process::observer(ground.mapping().clone()).expect("an observer");
+    let updates = open_counter(&observer, &storm::UPDATES).expect("a counter");
+    // The first ones find their pages; they do not count.
+    for i in 0..4 {
+        ground.hand_over(actors[i % 2].incarnation);
+        std::thread::sleep(PAUSE);
+    }
+    let (began, before) = (Instant::now(), updates.total());
+    for i in 0..handovers {
+        std::thread::sleep(PAUSE);
+        let switched = ground.hand_over(actors[i % 2].incarnation);
+        figures.waits.extend(switched.waited.map(|wait| wait.as_nanos() as f64));
+        figures.closed.push(switched.committed.closed.as_nanos() as f64);
+        figures.pages.push(switched.committed.frozen_pages as f64);
+        figures.rounds.push(f64::from(switched.rounds));
+    }
+    figures.updates_per_second += (updates.total() - before) as f64 / began.elapsed().as_secs_f64();
+    // What the dead held goes to the next ones.
+    drop(actors);
+    let rows: Vec<u32> = heirloom_region::instances::rows(ground.mapping()).flatten().map(|row| row.seat.row).collect();
+    for row in rows {
+        if ground.keeper.instance_dead(row) {
+            ground.keeper.reclaim(row).expect("reclaimed");
+        }
+    }
+}

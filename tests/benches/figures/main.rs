@@ -1,0 +1,59 @@
+//! Speed and memory, as ratios to what others take for the same, in one run that ends with one table:
+//!
+//! ```text
+//! cargo bench -p heirloom-tests                          every row, about five minutes
+//! cargo bench -p heirloom-tests -- counter blackout      only parts whose name contains one of these words
+//! cargo bench -p heirloom-tests -- --quick               fewer rounds; the figures are rougher
+//! ```
+//!
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `takeover`, `blackout`. What is compared is measured
+//! in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides alike
+//! ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
+//!
+//! What needs several processes starts this program again, with a part to play ([`actor`]).
+
+mod actor;
+mod blackout;
+mod cells;
+mod counters;
+mod ground;
+mod machine;
+mod measure;
+mod memory;
+mod mmap;
+mod scrape;
+mod storm;
+mod table;
+mod takeover;
+
+use measure::Effort;
+use table::Table;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = arguments.iter().position(|word| word == actor::FLAG) {
+        return actor::play(&arguments[at + 1..]);
+    }
+    let effort = if arguments.iter().any(|word| word == "--quick") { Effort::QUICK } else { Effort::FULL };
+    let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    let mut table = Table::default();
+    type Part = (&'static str, fn(&mut Table, Effort));
+    let parts: [Part; 8] = [
+        ("counter", counters::counter),
+        ("histogram", counters::histogram),
+        ("gauge", counters::gauge),
+        ("cell", cells::cell),
+        ("scrape", scrape::scrape),
+        ("memory", memory::memory),
+        ("takeover", takeover::takeover),
+        ("blackout", blackout::blackout),
+    ];
+    println!("{}", machine::facts());
+    for (name, measure) in parts {
+        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
+            println!("measuring {name} ...");
+            measure(&mut table, effort);
+        }
+    }
+    println!("\n{}\n{table}", machine::facts());
+}
