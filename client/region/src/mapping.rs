@@ -206,7 +206,7 @@ impl Mapping {
     }
 
     /// The address of a byte; whoever reads there has checked it.
-    fn at(&self, offset: u64) -> *const u8 {
+    pub(crate) fn at(&self, offset: u64) -> *const u8 {
         debug_assert!(offset <= self.header.virtual_len);
         self.map.as_ptr().wrapping_add(offset as usize)
     }

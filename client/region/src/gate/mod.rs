@@ -6,7 +6,7 @@
 //!
 //! - [`word`] the gate word; `page` the page that it stands on; `slots` the slot table
 //! - `state` what a process keeps; `thread` what a thread keeps
-//! - [`writer`] entering and leaving ([`Section`]); `wait` the frozen gate, and thawing it; `learn` the terms
+//! - [`writer`] entering and leaving ([`Section`]); `wait` the frozen gate, and thawing it; `learn` the terms; `marker` the marks
 //! - `freezer` the keeper's side
 //!
 //! **Invariants.**
@@ -23,6 +23,7 @@
 
 pub(crate) mod freezer;
 mod learn;
+mod marker;
 pub(crate) mod page;
 pub(crate) mod slots;
 pub(crate) mod state;

@@ -37,6 +37,7 @@ pub(crate) mod field {
 pub(crate) const FENCED_WRITES: u64 = 1024;
 
 const _: () = assert!(field::END <= crate::layout::PAGE);
+const _: () = assert!(field::WORD == 0 && field::EPOCH == 8);
 const _: () = assert!(field::SEQUENCE < 64 && field::BUDGET >= 128 && field::ALL_DIRTY.is_multiple_of(128));
 
 /// The longest that a frozen gate may stand, whatever the page says.
@@ -77,6 +78,10 @@ impl<'m> GatePage<'m> {
     }
     pub(crate) fn frozen_at(self) -> &'m AtomicU64 {
         &self.words[(field::FROZEN_AT / 8) as usize]
+    }
+    /// The words that every write loads, adjacent.
+    pub(crate) fn word_and_epoch(self) -> &'m [AtomicU64; 2] {
+        &self.words.as_chunks::<2>().0[0]
     }
     fn budget_word(self) -> &'m AtomicU64 {
         &self.words[(field::BUDGET / 8) as usize]

@@ -1,20 +1,24 @@
 //! What a process keeps of the gate: where its words are, the word that it has learnt, and since when it sees it frozen.
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::marker::Marker;
 use super::page::GatePage;
 use super::slots::Slots;
 use super::word::GateWord;
 use crate::error::{Error, Misuse};
 use crate::instances::Seat;
-use crate::layout::{PAGE, SUMMARY_PAGES, SegmentKind};
 use crate::mapping::Mapping;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// How long a write waits at a frozen gate unless the service says otherwise: more than any freeze may last.
 const WAIT_MAX_DEFAULT: Duration = Duration::from_secs(2);
+
+/// Equals no gate: its phase is none.
+const NOTHING_LEARNT: u64 = u64::MAX;
+const _: () = assert!(GateWord::from_raw(NOTHING_LEARNT).phase().is_none());
 
 /// A process' side of one region's gate. Lives as long as a thread holds one of its slots.
 #[derive(Debug)]
@@ -23,18 +27,16 @@ pub(crate) struct GateState {
     id: u64,
     seat: Seat,
     asymmetric: bool,
-    // Into `mapping`, which is kept beside them; checked once, ready for ever.
-    word: NonNull<AtomicU64>,
-    epoch: NonNull<AtomicU64>,
-    all_dirty: NonNull<AtomicU64>,
+    /// The gate word, and the page epoch in the word after it; in `mapping`, checked once and ready for ever.
+    gate: NonNull<[AtomicU64; 2]>,
     /// The slot of threads beyond the slots; whoever writes through it holds `shared`. None for an observer.
     shared_slot: Option<usize>,
-    shared: Mutex<()>,
-    /// The last OPEN word that `learn` has proved to be this process' own; 0 before.
+    shared: AtomicBool,
+    /// The last OPEN word that `learn` has proved to be this process' own; [`NOTHING_LEARNT`] before.
     pub(super) learnt: AtomicU64,
     wait_max_ns: AtomicU64,
     first_seen: Mutex<(GateWord, Instant)>,
-    owned: (u64, u64),
+    marker: Marker,
 }
 
 // SAFETY: the pointers are to atomics in the mapping that the value keeps alive.
@@ -50,24 +52,22 @@ impl GateState {
             0 => None,
             incarnation => Some(Slots::of(mapping)?.claim(incarnation)?),
         };
-        let owned = mapping.segment(SegmentKind::Owned);
         Ok(Arc::new(Self {
             id,
             seat,
             asymmetric,
-            word: NonNull::from(page.word()),
-            epoch: NonNull::from(page.epoch()),
-            all_dirty: NonNull::from(page.all_dirty()),
+            gate: NonNull::from(page.word_and_epoch()),
             shared_slot,
-            shared: Mutex::new(()),
-            learnt: AtomicU64::new(0),
+            shared: AtomicBool::new(false),
+            learnt: AtomicU64::new(NOTHING_LEARNT),
             wait_max_ns: AtomicU64::new(WAIT_MAX_DEFAULT.as_nanos() as u64),
             first_seen: Mutex::new((GateWord::DETACHED, Instant::now())),
-            owned: (owned.offset, owned.len.min(mapping.limit_bytes())),
+            marker: Marker::new(mapping),
             mapping: Arc::clone(mapping),
         }))
     }
 
+    #[inline(always)]
     pub(super) fn id(&self) -> u64 {
         self.id
     }
@@ -80,18 +80,21 @@ impl GateState {
     pub(super) fn incarnation(&self) -> u64 {
         self.seat.incarnation
     }
+    #[inline(always)]
     pub(super) fn asymmetric(&self) -> bool {
         self.asymmetric
     }
-    #[inline]
+    #[inline(always)]
     pub(super) fn word(&self) -> &AtomicU64 {
         // SAFETY: see the field.
-        unsafe { self.word.as_ref() }
+        let words = unsafe { self.gate.as_ref() };
+        &words[0]
     }
-    #[inline]
+    #[inline(always)]
     pub(super) fn epoch(&self) -> &AtomicU64 {
         // SAFETY: see the field.
-        unsafe { self.epoch.as_ref() }
+        let words = unsafe { self.gate.as_ref() };
+        &words[1]
     }
     pub(super) fn load(&self) -> GateWord {
         GateWord::from_raw(self.word().load(Ordering::Acquire))
@@ -124,6 +127,8 @@ impl GateState {
         }
         let slots = Slots::of(&self.mapping).ok()?;
         let slot = slots.claim(self.incarnation()).ok()?;
+        // A free slot is idle; whatever else stands in it would be taken for a section of this thread.
+        slots.active(slot).store(0, Ordering::Release);
         Some((slot, slots.active(slot)))
     }
     pub(super) fn release_slot(&self, slot: usize) {
@@ -132,55 +137,26 @@ impl GateState {
             slots.release(slot, self.incarnation());
         }
     }
-    /// The slot for threads that have none, locked: two sections never share it at once.
-    pub(super) fn shared_slot(&self) -> Result<(&AtomicU64, MutexGuard<'_, ()>), Misuse> {
+    /// The slot for threads that have none. Only for one who has [`lock_shared`](Self::lock_shared)ed it.
+    pub(super) fn shared_slot(&self) -> Result<&AtomicU64, Misuse> {
         let observer = || Misuse::Argument { what: "process", found: "an observer, which writes nothing".into() };
         let slot = self.shared_slot.ok_or_else(observer)?;
-        let guard = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((Slots::of(&self.mapping).map_err(|_| observer())?.active(slot), guard))
+        Ok(Slots::of(&self.mapping).map_err(|_| observer())?.active(slot))
     }
-
-    /// Raises the marks of the pages that the bytes lie in; see [`crate::digest::marks`].
-    #[inline]
-    pub(super) fn mark(&self, offset: u64, len: u64, epoch: u32) {
-        let (start, owned_len) = self.owned;
-        let Some(relative) = offset.checked_sub(start).filter(|at| *at < owned_len && len > 0) else {
-            // Outside OWNED nothing is digested.
-            debug_assert!(len == 0, "a mark for byte {offset}, which is not in OWNED");
-            return;
-        };
-        let last = (relative + (len - 1).min(owned_len - relative - 1)) / PAGE;
-        for page in relative / PAGE..=last {
-            self.mark_page(page, epoch);
+    /// Waits until no other thread of this process is in a section through the shared slot. Sections are short and take no
+    /// lock; a thread that was put to sleep in one needs this one's processor.
+    pub(super) fn lock_shared(&self) {
+        while self.shared.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
         }
     }
-
-    #[inline]
-    fn mark_page(&self, page: u64, epoch: u32) {
-        let word = |kind, index| self.mapping.words32(self.mapping.segment(kind).offset + 4 * index, 1);
-        let Ok([mark]) = word(SegmentKind::Marks, page) else { return self.mark_all(epoch) };
-        if mark.load(Ordering::Relaxed) >= epoch {
-            return;
-        }
-        let Ok([summary]) = word(SegmentKind::MarkSummary, page / SUMMARY_PAGES) else { return self.mark_all(epoch) };
-        raise(summary, epoch);
-        raise(mark, epoch);
+    pub(super) fn unlock_shared(&self) {
+        self.shared.store(false, Ordering::Release);
     }
 
-    /// Where a page's own mark is not allocated (no writer of this format leaves it so), every page counts as dirty: slow, and
-    /// never wrong.
-    #[cold]
-    fn mark_all(&self, epoch: u32) {
-        // SAFETY: see the field.
-        unsafe { self.all_dirty.as_ref() }.fetch_max(u64::from(epoch), Ordering::Relaxed);
-    }
-}
-
-/// Fetch-max, after a look: a plain store could lower a mark that another thread has raised meanwhile.
-#[inline]
-fn raise(mark: &AtomicU32, epoch: u32) {
-    if mark.load(Ordering::Relaxed) < epoch {
-        mark.fetch_max(epoch, Ordering::Relaxed);
+    #[inline(always)]
+    pub(super) fn marker(&self) -> &Marker {
+        &self.marker
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a thread keeps: its slot, and whether it is in a section.
 //!
-//! Two thread-locals. [`FAST`] has no destructor, so reading it costs a register-relative load and works until the thread's
+//! Two thread-locals. `FAST` has no destructor, so reading it costs a register-relative load and works until the thread's
 //! very end. `HELD` has one, and returns the thread's slots; it empties `FAST` first, so that a later destructor's write
 //! takes the instance's shared slot.
+//!
+//! A thread is in a section exactly while one of its slots is busy, so nothing more has to be kept on the way in and out.
 //!
 //! **Invariant:** `FAST.slot` is dereferenced only after `FAST.process` was compared with the id of a living process, and
 //! ids are never reused: a slot of an unmapped region is never touched.
@@ -12,7 +14,7 @@ use std::ptr;
 use std::sync::{Arc, Weak};
 
 use super::state::GateState;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The thread's last used slot.
 pub(super) struct Fast {
@@ -21,9 +23,24 @@ pub(super) struct Fast {
     pub(super) slot: Cell<*const AtomicU64>,
     /// The page epoch that the thread read last: never newer than what it will read next.
     pub(super) epoch: Cell<u32>,
-    pub(super) in_section: Cell<bool>,
+    /// A page of the region (counted from its start) that this thread has marked for `process`, and with which epoch.
+    pub(super) marked_page: Cell<u64>,
+    pub(super) marked_epoch: Cell<u32>,
+    /// The thread is in a section through an instance's shared slot.
+    pub(super) in_shared: Cell<bool>,
     /// The thread is ending and holds no slots any more.
     ended: Cell<bool>,
+}
+
+impl Fast {
+    /// Remembers the last mark made for `process`; others' pages have the same numbers.
+    #[inline(always)]
+    pub(super) fn remember_mark(&self, process: u64, page: u64, epoch: u32) {
+        if self.process.get() == process {
+            self.marked_page.set(page);
+            self.marked_epoch.set(epoch);
+        }
+    }
 }
 
 struct Slot {
@@ -37,24 +54,34 @@ struct Slot {
 struct Held(RefCell<Vec<Slot>>);
 
 thread_local! {
-    pub(super) static FAST: Fast = const {
+    static FAST: Fast = const {
         Fast {
             process: Cell::new(0),
             slot: Cell::new(ptr::null()),
             epoch: Cell::new(1),
-            in_section: Cell::new(false),
+            marked_page: Cell::new(0),
+            marked_epoch: Cell::new(0),
+            in_shared: Cell::new(false),
             ended: Cell::new(false),
         }
     };
     static HELD: Held = const { Held(RefCell::new(Vec::new())) };
 }
 
+/// The calling thread's own. Not to be kept: it is good for as long as the thread runs.
+#[inline(always)]
+pub(super) fn fast<'a>() -> &'a Fast {
+    // A closure that does the work itself is not inlined, and costs ten times what the work does.
+    let fast = FAST.with(ptr::from_ref);
+    // SAFETY: the thread-local has no destructor and lives until the thread's end; `Fast` is neither Send nor Sync, so the
+    // reference stays in its thread.
+    unsafe { &*fast }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
-        FAST.with(|fast| {
-            fast.process.set(0);
-            fast.ended.set(true);
-        });
+        fast().process.set(0);
+        fast().ended.set(true);
         for slot in self.0.get_mut().drain(..) {
             if let Some(state) = slot.state.upgrade() {
                 state.release_slot(slot.index);
@@ -63,9 +90,23 @@ impl Drop for Held {
     }
 }
 
-/// Points [`FAST`] at the thread's own slot of this process, claiming one if need be. False if there is none to have.
+/// Whether the thread is in a section, of whatever region: one of its slots is busy, or it has locked a shared one.
+pub(super) fn in_section() -> bool {
+    let in_own = HELD.try_with(|held| {
+        held.0.borrow().iter().any(|slot| {
+            let Some(_alive) = slot.state.upgrade() else { return false };
+            // SAFETY: the state is alive, so its mapping is, and the slot lies in it.
+            unsafe { &*slot.active }.load(Ordering::Relaxed) != 0
+        })
+    });
+    // After the thread's slots were returned there is only the shared one.
+    in_own.unwrap_or(false) || fast().in_shared.get()
+}
+
+/// Points [`fast`] at the thread's own slot of this process, claiming one if need be. False if there is none to have.
 pub(super) fn take_slot(state: &Arc<GateState>) -> bool {
-    if FAST.with(|fast| fast.ended.get()) {
+    let fast = fast();
+    if fast.ended.get() {
         return false;
     }
     let found = HELD.try_with(|held| {
@@ -81,13 +122,13 @@ pub(super) fn take_slot(state: &Arc<GateState>) -> bool {
         Some(active)
     });
     let Ok(Some(active)) = found else { return false };
-    FAST.with(|fast| {
-        if fast.process.get() != state.id() {
-            // Another region's epoch says nothing about this one's; 1 is never newer than the truth.
-            fast.epoch.set(1);
-        }
-        fast.slot.set(active);
-        fast.process.set(state.id());
-    });
+    if fast.process.get() != state.id() {
+        // Another region's epoch and marks say nothing about this one's; 1 is never newer than the truth, page 0 is no
+        // page of OWNED.
+        fast.epoch.set(1);
+        fast.marked_page.set(0);
+    }
+    fast.slot.set(active);
+    fast.process.set(state.id());
     true
 }

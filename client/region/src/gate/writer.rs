@@ -5,14 +5,14 @@
 //! never new: the grace period of a round then waits too long, never too short.
 
 use std::marker::PhantomData;
-use std::sync::MutexGuard;
 
 use super::slots::announcement;
 use super::state::GateState;
-use super::thread::{self, FAST};
+use super::thread;
 use super::wait::Wait;
 use super::word::{GateWord, Phase};
 use crate::error::{Fenced, Generation, Misuse, WriteError};
+use crate::layout::PAGE;
 use crate::process::Process;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
@@ -27,21 +27,28 @@ pub struct Section<'p> {
     state: &'p GateState,
     slot: &'p AtomicU64,
     epoch: u32,
-    _shared: Option<MutexGuard<'p, ()>>,
+    /// It goes through the slot that is locked and shared.
+    shared: bool,
     _thread: PhantomData<*const ()>,
 }
 
 impl Section<'_> {
     /// Marks the pages of OWNED that the `len` bytes at `offset` (from the start of the region) lie in as dirty. To be done
     /// before the bytes are written: the Release fence lets nobody see the data without the marks.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark(&self, offset: u64, len: u64) {
-        self.state.mark(offset, len, self.epoch);
+        let (fast, page) = (thread::fast(), offset / PAGE);
+        // This thread has marked that page with that epoch before, and marks never fall.
+        let marked = fast.marked_page.get() == page && fast.marked_epoch.get() == self.epoch;
+        if !marked || (offset + len.saturating_sub(1)) / PAGE != page {
+            self.state.marker().mark(offset, len, self.epoch);
+            fast.remember_mark(self.state.id(), page, self.epoch);
+        }
         fence(Ordering::Release);
     }
 
     /// As [`mark`](Self::mark), for a write within one page by someone who keeps that page's mark at hand.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark_page_of(&self, offset: u64, mark: &AtomicU32) {
         if mark.load(Ordering::Relaxed) < self.epoch {
             self.raise(offset);
@@ -52,7 +59,7 @@ impl Section<'_> {
     #[cold]
     #[inline(never)]
     fn raise(&self, offset: u64) {
-        self.state.mark(offset, 1, self.epoch);
+        self.state.marker().mark(offset, 1, self.epoch);
     }
 
     /// The epoch that this section marks with.
@@ -63,11 +70,14 @@ impl Section<'_> {
 }
 
 impl Drop for Section<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         // Pairs with the freezer's loads of the slot: idle means that the section's stores are visible.
         self.slot.store(0, Ordering::Release);
-        FAST.with(|fast| fast.in_section.set(false));
+        if self.shared {
+            thread::fast().in_shared.set(false);
+            self.state.unlock_shared();
+        }
     }
 }
 
@@ -78,7 +88,8 @@ impl Process {
     /// # Errors
     /// `Fenced` if the generation is not this process' any more, `Frozen` if the gate stayed frozen for the longest wait
     /// ([`Process::set_freeze_wait_max`]), `Misuse` in a forked child, for an observer, or inside another section.
-    #[inline]
+    // Always inline: what a call would cost is what the whole gate may.
+    #[inline(always)]
     pub fn enter(&self, generation: Generation) -> Result<Section<'_>, WriteError> {
         match self.enter_at_once(generation) {
             Some(section) => Ok(section),
@@ -99,28 +110,24 @@ impl Process {
         }
     }
 
-    /// One try with the slot that this thread used last.
+    /// The open gate, the thread's own slot, the word learnt before: nothing else.
     #[inline(always)]
     fn enter_at_once(&self, generation: Generation) -> Option<Section<'_>> {
-        let state = self.gate_state();
-        let (slot, epoch) = FAST.with(|fast| {
-            if fast.process.get() != state.id() || fast.in_section.replace(true) {
-                return None;
-            }
-            // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
-            let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
-            match announce(state, slot, fast.epoch.get(), generation) {
-                Ok(epoch) => {
-                    fast.epoch.set(epoch);
-                    Some((slot, epoch))
-                }
-                Err(_) => {
-                    fast.in_section.set(false);
-                    None
-                }
-            }
-        })?;
-        Some(Section { state, slot, epoch, _shared: None, _thread: PhantomData })
+        let (state, fast) = (&**self.gate_state(), thread::fast());
+        if fast.process.get() != state.id() {
+            return None;
+        }
+        // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
+        let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
+        // A busy slot is a section of this very thread.
+        if slot.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let epoch = announce(state, slot, fast.epoch.get(), generation).ok()?;
+        if fast.epoch.get() != epoch {
+            fast.epoch.set(epoch);
+        }
+        Some(Section { state, slot, epoch, shared: false, _thread: PhantomData })
     }
 }
 
@@ -141,7 +148,8 @@ fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generat
         let word = state.word().load(Ordering::SeqCst);
         (word, state.epoch().load(Ordering::SeqCst))
     };
-    if word == learnt && word >> 32 == generation.get() && word != 0 {
+    // What was never learnt equals no gate, nor what a forked child sees of it.
+    if word == learnt && word >> 32 == generation.get() {
         return Ok(epoch as u32);
     }
     slot.store(0, Ordering::Release);
@@ -159,7 +167,7 @@ fn write_slowly(p: &Process, generation: Generation, write: impl FnOnce(&Section
 #[inline(never)]
 fn enter_slowly(process: &Process, generation: Generation) -> Result<Section<'_>, WriteError> {
     let state = process.gate_state();
-    if FAST.with(|fast| fast.in_section.get()) {
+    if thread::in_section() {
         let found = "a section inside a section; one write ends before the next begins".into();
         return Err(Misuse::Argument { what: "owned write", found }.into());
     }
@@ -194,25 +202,33 @@ fn try_any_slot(process: &Process, generation: Generation) -> Result<Result<Sect
     if process.is_forked_child() {
         return Err(Misuse::Forked.into());
     }
-    let (slot, epoch, shared) = if thread::take_slot(state) {
-        // SAFETY: `take_slot` has just pointed FAST at a slot of this very process.
-        let slot: &AtomicU64 = FAST.with(|fast| unsafe { &*fast.slot.get() });
-        (slot, FAST.with(|fast| fast.epoch.get()), None)
-    } else {
-        let (slot, guard) = state.shared_slot()?;
+    let (fast, shared) = (thread::fast(), !thread::take_slot(state));
+    let (slot, epoch) = if shared {
         // Nothing is known of what the slot's last user read; 1 is never newer than the truth.
-        (slot, 1, Some(guard))
+        (state.shared_slot()?, 1)
+    } else {
+        // SAFETY: `take_slot` has just pointed it at a slot of this very process.
+        (unsafe { &*fast.slot.get() }, fast.epoch.get())
     };
-    FAST.with(|fast| fast.in_section.set(true));
+    if shared {
+        state.lock_shared();
+    }
     match announce(state, slot, epoch, generation) {
+        Ok(epoch) if shared => {
+            fast.in_shared.set(true);
+            // Closes the short way, of whatever region, and forgets what was marked through it.
+            fast.process.set(0);
+            fast.marked_page.set(0);
+            Ok(Ok(Section { state, slot, epoch, shared, _thread: PhantomData }))
+        }
         Ok(epoch) => {
-            if shared.is_none() {
-                FAST.with(|fast| fast.epoch.set(epoch));
-            }
-            Ok(Ok(Section { state, slot, epoch, _shared: shared, _thread: PhantomData }))
+            fast.epoch.set(epoch);
+            Ok(Ok(Section { state, slot, epoch, shared, _thread: PhantomData }))
         }
         Err(word) => {
-            FAST.with(|fast| fast.in_section.set(false));
+            if shared {
+                state.unlock_shared();
+            }
             Ok(Err(word))
         }
     }
