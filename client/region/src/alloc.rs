@@ -122,7 +122,15 @@ fn word(mapping: &Mapping, which: Word) -> Result<&AtomicU64, Error> {
 
 fn take(mapping: &Mapping, which: Word, area: Segment, bytes: u64) -> Result<u64, Error> {
     let bytes = bytes.next_multiple_of(8);
-    let full = || Full::Table { table: which.area(), limit: area.len }.into();
+    let used = word(mapping, which)?.load(Ordering::Relaxed).max(64);
+    // A caller is told of a full region whichever of its areas is the first to be full.
+    let full = || match which {
+        Word::SharedArena | Word::OwnedArena => {
+            let free_bytes = area.len.saturating_sub(used);
+            Full::Region { needed_bytes: bytes, free_bytes, limit_bytes: area.len }.into()
+        }
+        _ => Full::Table { table: which.area(), limit: area.len }.into(),
+    };
     let ready = |at| mapping.ensure(area.offset + at, bytes);
     advance(word(mapping, which)?, bytes, area.len, full, ready).map(|at| area.offset + at)
 }
