@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use heirloom_proto::v1::ErrorReason;
 use heirloom_proto::v1::control_service_client::ControlServiceClient;
+use heirloom_proto::v1::{ErrorReason, GetServerInfoRequest};
 use heirloom_proto::{Failure, reason};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -46,7 +46,7 @@ impl Sidecar {
     pub(crate) async fn client(&self) -> Result<Client, Failed> {
         let address = self.address();
         let channel = match address.split_once("://") {
-            Some(("https", _)) => self.over_tls().await?,
+            Some(("https", _)) => self.admitted(self.over_tls().await?).await?,
             Some(("unix", path)) => over_socket(Path::new(path)).await?,
             None => over_socket(Path::new(address)).await?,
             Some((scheme, _)) => {
@@ -69,6 +69,21 @@ impl Sidecar {
         }
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(wrong)?.tls_config(tls).map_err(wrong)?;
         tuned(endpoint).connect().await.map_err(|e| Failed::unreachable(address, chain(&e)))
+    }
+
+    /// With TLS 1.3 a server may turn a client away after the client believes to be connected. So something harmless is asked
+    /// first: a caller who is not let in must hear that nothing was sent, not that the outcome is unknown.
+    async fn admitted(&self, channel: Channel) -> Result<Channel, Failed> {
+        let mut client = Client::new(channel.clone());
+        let asked = tokio::time::timeout(CONNECT_WITHIN, client.get_server_info(GetServerInfoRequest {})).await;
+        match asked {
+            Err(_) => Err(Failed::unreachable(self.address(), "no answer")),
+            // A reason means that the sidecar itself has answered.
+            Ok(Err(status)) if Failure::from_status(&status).is_none() => {
+                Err(Failed::unreachable(self.address(), chain(&status)))
+            }
+            Ok(_) => Ok(channel),
+        }
     }
 
     /// Awaits an answer that the sidecar has at once.
