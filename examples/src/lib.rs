@@ -1,0 +1,12 @@
+//! A service in two versions, and what the demo needs to upgrade it under load.
+//!
+//! [`shop`] is the part to copy: how a service attaches, owns and hands over. The rest drives it: [`load`] asks numbered
+//! requests and checks every answer, [`scrape`] watches the counters, [`gateway`] puts HAProxy in front, [`process`] starts and
+//! ends what the demo runs.
+#![forbid(unsafe_code)]
+
+pub mod gateway;
+pub mod load;
+pub mod process;
+pub mod scrape;
+pub mod shop;
