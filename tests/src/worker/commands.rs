@@ -1,0 +1,180 @@
+//! What a worker can be told.
+
+use std::thread::JoinHandle;
+
+use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Veto, wait};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::busy::{Busy, Ledger};
+use super::{Outcome, Trouble};
+use crate::sys::fork_idle_child;
+
+/// One attached instance.
+pub(super) struct Worker {
+    region: Region,
+    attachment: Option<Attachment>,
+    hooks: [Option<Misbehaviour>; 2],
+    serving: Option<Serving>,
+    busy: Busy,
+}
+
+/// The thread that serves terms, and how it is told to leave.
+struct Serving {
+    leave: oneshot::Sender<()>,
+    served: JoinHandle<Result<Left, Error>>,
+}
+
+/// What a hook does instead of its work.
+#[derive(Clone, Copy)]
+enum Misbehaviour {
+    Veto,
+    Hang,
+    Die,
+}
+
+impl Misbehaviour {
+    async fn happen(self) -> Result<(), Veto> {
+        match self {
+            Misbehaviour::Veto => Err(Veto("told to refuse".into())),
+            Misbehaviour::Hang => std::future::pending().await,
+            Misbehaviour::Die => std::process::abort(),
+        }
+    }
+}
+
+fn number(word: &str) -> Result<u64, Trouble> {
+    word.parse().map_err(|_| Trouble::usage(format!("expected a number, found {word:?}")))
+}
+
+impl Worker {
+    pub(super) fn new(attachment: Attachment) -> Self {
+        let region = attachment.region().clone();
+        Worker {
+            busy: Busy::new(region.clone()),
+            region,
+            attachment: Some(attachment),
+            hooks: [None, None],
+            serving: None,
+        }
+    }
+
+    /// The first line: who this is.
+    pub(super) fn introduction(&self) -> Value {
+        json!({ "region": self.region.name(), "instance": self.region.me().instance, "version": self.region.me().version })
+    }
+
+    pub(super) fn obey(&mut self, words: &[&str]) -> Outcome {
+        match *words {
+            ["hook", hook, how] => self.hook(hook, how),
+            ["ready"] => self.ready(true),
+            ["ready", "not"] => self.ready(false),
+            ["role"] => Ok(json!(match self.region.role() {
+                Role::Standby { .. } => "standby",
+                Role::Owner(_) => "owner",
+                Role::Draining(_) => "draining",
+                _ => "left",
+            })),
+            ["generation"] => Ok(json!(self.region.generation().get())),
+            ["open", kind, name] => self.open(kind, name, None),
+            ["open", kind, name, buckets] => self.open(kind, name, Some(buckets)),
+            ["inc", name, n] => Ok(json!(self.region.counter(name).open()?.add(number(n)?))),
+            ["share", name, n] => {
+                let n = n.parse().map_err(|_| Trouble::usage("expected a whole number"))?;
+                Ok(json!(self.region.up_down_gauge(name).open()?.add(n)))
+            }
+            ["observe", name, n] => Ok(json!(self.region.histogram(name).open()?.observe(number(n)? as f64))),
+            ["total", name] => Ok(json!(self.region.counter(name).open()?.total())),
+            ["gauge", name, n] => {
+                let gauge = self.region.gauge(name).open()?;
+                Ok(json!(gauge.set(&self.region.term()?, number(n)? as f64)?))
+            }
+            ["blob", name, limit, len] => self.blob(name, number(limit)?, number(len)?),
+            ["write", name] => {
+                Ok(json!(self.busy.ledger(name)?.update(&self.region.term()?, |l: &mut Ledger| l.note("write"))?))
+            }
+            ["read", name] => Ok(json!(self.busy.ledger(name)?.load()?)),
+            ["count", name, threads] => Ok(json!(self.busy.count(name, number(threads)?)?)),
+            ["churn", name] => Ok(json!(self.busy.churn(name)?)),
+            ["stop"] => Ok(self.busy.stop()),
+            ["fork"] => Ok(json!(fork_idle_child().map_err(|e| Trouble::usage(e.to_string()))?)),
+            ["leave"] => self.leave(),
+            _ => Err(Trouble::usage(format!("unknown command {words:?}"))),
+        }
+    }
+
+    fn hook(&mut self, hook: &str, how: &str) -> Outcome {
+        let how = match how {
+            "veto" => Misbehaviour::Veto,
+            "hang" => Misbehaviour::Hang,
+            "die" => Misbehaviour::Die,
+            _ => return Err(Trouble::usage("expected veto, hang or die")),
+        };
+        match hook {
+            "prepare" => self.hooks[0] = Some(how),
+            "flush" => self.hooks[1] = Some(how),
+            _ => return Err(Trouble::usage("expected prepare or flush")),
+        }
+        Ok(Value::Null)
+    }
+
+    fn ready(&mut self, ready: bool) -> Outcome {
+        let attachment = self.attachment.take().ok_or_else(|| Trouble::usage("ready already"))?;
+        let mut hooks = Hooks::new();
+        let [prepare, flush] = self.hooks;
+        if let Some(how) = prepare {
+            hooks = hooks.prepare(move |_| how.happen());
+        }
+        if let Some(how) = flush {
+            hooks = hooks.flush(move |_| how.happen());
+        }
+        let serving = wait(attachment.ready(hooks))?;
+        serving.set_ready(ready);
+        let (leave, told) = oneshot::channel();
+        serving.leave_when(async {
+            told.await.ok();
+        });
+        let served = std::thread::spawn(move || {
+            wait(serving.run(|term| async move {
+                term.ended().await;
+                Ok::<(), Error>(())
+            }))
+        });
+        self.serving = Some(Serving { leave, served });
+        Ok(Value::Null)
+    }
+
+    fn open(&self, kind: &str, name: &str, buckets: Option<&str>) -> Outcome {
+        match kind {
+            "counter" => drop(self.region.counter(name).open()?),
+            "updown" => drop(self.region.up_down_gauge(name).open()?),
+            "gauge" => drop(self.region.gauge(name).open()?),
+            "histogram" => {
+                let mut histogram = self.region.histogram(name);
+                if let Some(buckets) = buckets {
+                    let bounds: Vec<f64> = buckets.split(',').filter_map(|b| b.parse().ok()).collect();
+                    histogram = histogram.buckets(&bounds);
+                }
+                drop(histogram.open()?);
+            }
+            _ => return Err(Trouble::usage("expected counter, updown, gauge or histogram")),
+        }
+        Ok(Value::Null)
+    }
+
+    fn blob(&self, name: &str, limit: u64, len: u64) -> Outcome {
+        let cell: Cell<Vec<u8>> = self.region.cell(name).bytes_max(limit).open()?;
+        let bytes = vec![0xA5; usize::try_from(len).map_err(|e| Trouble::usage(e.to_string()))?];
+        Ok(json!(cell.set(&self.region.term()?, &bytes)?))
+    }
+
+    fn leave(&mut self) -> Outcome {
+        let Some(Serving { leave, served }) = self.serving.take() else {
+            self.attachment = None;
+            return Ok(Value::Null);
+        };
+        leave.send(()).ok();
+        let left = served.join().map_err(|_| Trouble::usage("the serving thread panicked"))??;
+        Ok(json!({ "owner": left.owner.map(|peer| peer.version), "undrained": left.undrained }))
+    }
+}

@@ -1,0 +1,101 @@
+//! Owners that die. Death is proved, the standby is promoted, and a region that kills its owners is held.
+
+use heirloom_tests::host::Host;
+use heirloom_tests::instance::Instance;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+#[test]
+fn an_owner_with_a_living_forked_child_is_proved_dead_and_the_standby_promoted() {
+    let host = Host::start();
+    let (mut old, mut new) = host.pair("shop");
+    old.tell("inc hits_total 5");
+    old.tell("share open 3");
+    old.tell("write ledger");
+    old.fork();
+    old.kill();
+    let status = host.await_owner("shop", "2.0.0");
+    assert_eq!(status["state"], "owned");
+    new.tell("write ledger");
+    assert_eq!(new.tell("read ledger")["value"]["sequence"], 2, "the committed write is kept");
+    assert_eq!(new.number("total hits_total"), 5, "a dead instance's counts are kept");
+    assert_eq!(host.metric("open"), 0.0, "a dead instance's share is not");
+    let history = host.call(&["history", "shop", "-n", "1"]);
+    assert_eq!(history.json[0]["kind"], "promotion", "{}", history.json);
+}
+
+#[test]
+fn a_stopped_owner_is_not_dead() {
+    let host = Host::start();
+    let (old, _new) = host.pair("shop");
+    let before = host.status("shop");
+    old.signal(Signal::SIGSTOP);
+    // It cannot answer, so it cannot quiesce by itself: but its threads are outside the gate, and that is all a switch needs.
+    let answer = host.handover("shop", "2.0.0", &["--flush-timeout", "300ms"]);
+    old.signal(Signal::SIGCONT);
+    assert!(["committed", "aborted"].contains(&answer.word("outcome")), "{}", answer.json);
+    let after = host.status("shop");
+    let owner = if answer.word("outcome") == "committed" { "2.0.0" } else { "1.0.0" };
+    assert_eq!(after["owner"]["version"], owner, "never deposed by time alone: {before} {after}");
+}
+
+#[test]
+fn a_held_region_waits_for_an_explicit_handover() {
+    let host = Host::configured("[region]\nlimit = \"64MiB\"\nvacancy = \"hold\"\n");
+    let (mut old, mut new) = host.pair("shop");
+    old.tell("write ledger");
+    old.kill();
+    host.await_status("shop", "the region to be vacant", |status| status["state"] == "vacant");
+    new.tell_refused("write ledger", "NOT_OWNER");
+    host.handover("shop", "2.0.0", &[]).expect("committed", 0);
+    new.tell("write ledger");
+    assert_eq!(new.tell("read ledger")["value"]["sequence"], 2);
+}
+
+#[test]
+fn a_target_that_dies_while_it_prepares_leaves_the_owner_where_it_was() {
+    let host = Host::start();
+    let mut old = host.ready("shop", "1.0.0");
+    host.await_owner("shop", "1.0.0");
+    let mut new = host.attach("shop", "2.0.0");
+    new.tell("hook prepare die");
+    new.tell("ready");
+    host.await_eligible("shop", "2.0.0");
+    let generation = host.status("shop")["generation"].clone();
+    let answer = host.handover("shop", "2.0.0", &[]).expect_reason("TARGET_DIED", 3);
+    assert_eq!(answer.word("outcome"), "refused", "{}", answer.json);
+    assert_eq!(host.status("shop")["generation"], generation);
+    old.tell("write ledger");
+}
+
+/// Three owners die within a minute: the fourth is not installed.
+#[test]
+fn a_region_that_kills_its_owners_is_held() {
+    let host = Host::start();
+    let mut instances: Vec<Instance> = Vec::new();
+    for version in ["1.0.0", "2.0.0", "3.0.0", "4.0.0"] {
+        instances.push(host.ready("shop", version));
+        host.await_eligible("shop", version);
+    }
+    instances[0].tell("inc hits_total 7");
+    for _ in 0..3 {
+        let owner = host.await_status("shop", "an owner", |status| status["owner"].is_object())["owner"].clone();
+        let dying = instances.iter_mut().find(|i| owner["pid"] == i.pid()).expect("one of ours");
+        dying.kill();
+        let pid = owner["pid"].clone();
+        host.await_status("shop", "the dead owner to be gone", |status| status["owner"]["pid"] != pid);
+    }
+    let status = host.await_status("shop", "the region to be held", held);
+    assert!(status["owner"].is_null(), "{status}");
+    let survivor = instances.iter_mut().find(|i| i.version() == "4.0.0").expect("the fourth");
+    survivor.tell_refused("write ledger", "NOT_OWNER");
+    assert_eq!(survivor.number("total hits_total"), 7, "counters go on");
+    survivor.tell("inc hits_total 1");
+    // A person who has looked at it lifts it.
+    host.handover("shop", "4.0.0", &[]).expect("committed", 0);
+    survivor.tell("write ledger");
+}
+
+fn held(status: &Value) -> bool {
+    status["quarantine"].as_str().is_some_and(|why| why.contains("OWNER_CRASH_LOOP"))
+}

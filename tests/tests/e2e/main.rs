@@ -1,0 +1,15 @@
+//! End to end: real sidecar processes, real instances, the command line as deploy tools call it. One file a theme; they are one
+//! program so that it is linked once.
+
+mod access;
+mod bad_files;
+mod bad_input;
+mod deaths;
+mod exposition;
+mod gateway;
+mod leaving;
+mod many_handovers;
+mod prometheus;
+mod replicas;
+mod sidecar_lost;
+mod switch;
