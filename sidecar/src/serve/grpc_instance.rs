@@ -12,7 +12,7 @@ use heirloom_proto::v1::instance_service_server::InstanceService;
 use heirloom_proto::v1::{AttachRequest, AttachResponse, ErrorReason};
 use heirloom_proto::{Failure, names};
 use heirloom_region::arbiter::{self, Outbox, ToInstance};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -41,6 +41,8 @@ pub(crate) struct Instances {
 struct Post {
     region: String,
     out: mpsc::Sender<Result<AttachResponse, Status>>,
+    /// Goes with the post: that the arbiter has let go is what ends the stream.
+    _held: oneshot::Sender<()>,
 }
 
 impl Outbox for Post {
@@ -77,8 +79,9 @@ impl InstanceService for Instances {
         let mut incoming = request.into_inner();
         let hello = hello(&mut incoming).await?;
         let (out, outbox) = mpsc::channel(OUTBOX_MAX);
-        let (welcome, link) = self.welcome(hello, peer, out.clone()).await?;
-        tokio::spawn(listen(incoming, link, self.stopping.clone(), out));
+        let (held, let_go) = oneshot::channel();
+        let (welcome, link) = self.welcome(hello, peer, out.clone(), held).await?;
+        tokio::spawn(listen(incoming, link, self.stopping.clone(), let_go, out));
         let first =
             tokio_stream::once(Ok(AttachResponse { message: Some(attach_response::Message::Welcome(welcome)) }));
         Ok(Response::new(Box::pin(first.chain(ReceiverStream::new(outbox)))))
@@ -106,6 +109,7 @@ impl Instances {
         hello: Hello,
         peer: Peer,
         out: mpsc::Sender<Result<AttachResponse, Status>>,
+        held: oneshot::Sender<()>,
     ) -> Result<(Welcome, Link), Failure> {
         check_format(&hello)?;
         let resume = resume(&hello)?;
@@ -128,7 +132,7 @@ impl Instances {
             read_only,
         };
         let pidfd = peer.pidfd.as_ref().and_then(|fd| fd.try_clone().ok());
-        let outbox = Box::new(Post { region: region.clone(), out });
+        let outbox = Box::new(Post { region: region.clone(), out, _held: held });
         let answer = host.ask_for(|arbiter, reply| arbiter.attach(to_arbiter, pidfd, outbox, reply)).await;
         drop(chosen);
         let given = match (answer, &early) {
@@ -216,19 +220,24 @@ fn resume(hello: &Hello) -> Result<Option<(String, String, [u8; 16])>, Failure> 
     Ok(Some((region.to_owned(), instance.to_owned(), token)))
 }
 
-/// Passes on what the instance says until its stream ends or the sidecar stops.
+/// Passes on what the instance says until its stream ends, the arbiter has let it go (it has left, or read nothing for too
+/// long), or the sidecar stops.
 async fn listen(
     mut incoming: Streaming<AttachRequest>,
     link: Link,
     mut stopping: watch::Receiver<bool>,
+    mut let_go: oneshot::Receiver<()>,
     out: mpsc::Sender<Result<AttachResponse, Status>>,
 ) {
     loop {
         let message = tokio::select! {
+            // First: an arbiter that ends lets go, too.
+            biased;
             () = stopped(&mut stopping) => {
                 let _ = out.try_send(Err(stopping_failure().to_status()));
                 return;
             }
+            _ = &mut let_go => return,
             () = out.closed() => return,
             message = incoming.message() => message,
         };

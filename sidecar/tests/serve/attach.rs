@@ -208,6 +208,24 @@ async fn draining_the_only_instance_is_refused_and_the_stop_ends_every_stream() 
     assert!(owner.process.is_some_and(|p| !p.is_forked_child()));
 }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_left_hears_it_by_the_end_of_its_stream() {
+    let daemon = Daemon::start().await;
+    let owner = daemon.ready("shop", "1.0.0").await;
+    until(&daemon, "shop", |r| r.state() == State::Owned).await;
+    let standby = daemon.ready("shop", "2.0.0").await;
+    standby.say(attach_request::Message::Leave(attach_request::Leave::default())).await;
+    let ended = tokio::time::timeout(SOON, standby.ended).await.expect("a standby is let go");
+    assert!(ended.unwrap().is_ok());
+    owner.say(attach_request::Message::Leave(attach_request::Leave::default())).await;
+    until(&daemon, "shop", |r| r.state() == State::Vacant).await;
+    owner
+        .say(attach_request::Message::InFlight(attach_request::InFlight { drained: true, ..Default::default() }))
+        .await;
+    let ended = tokio::time::timeout(SOON, owner.ended).await.expect("an owner is let go once it is drained");
+    assert!(ended.unwrap().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_whose_memory_fails_is_set_aside_while_others_serve() {
     let daemon = Daemon::start().await;
     let _shop = daemon.ready("shop", "1.0.0").await;
