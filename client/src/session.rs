@@ -43,7 +43,8 @@ pub(crate) struct Session {
     /// Of the control thread: where hooks run that have no runtime of their own.
     pub(crate) control: Handle,
     owned: AtomicU64,
-    cut: AtomicBool,
+    /// Terms up to this generation are over for this process, whatever the gate says.
+    over: AtomicU64,
     state: Mutex<State>,
     roles: watch::Sender<RoleChange>,
     outcome: watch::Sender<Option<Left>>,
@@ -101,7 +102,7 @@ impl Session {
             local: who.link == Link::Local,
             control,
             owned: AtomicU64::new(0),
-            cut: AtomicBool::new(false),
+            over: AtomicU64::new(0),
             state: Mutex::new(State {
                 hooks: Hooks::new(),
                 runtime: None,
@@ -165,10 +166,11 @@ impl Session {
     pub(crate) fn owns(&self, generation: Generation) -> bool {
         self.owned.load(Ordering::Acquire) == generation.get() && self.generation() == generation
     }
-    /// Whether this session was ended from outside: nothing of it may be written any more.
+    /// Whether nothing may be written under `generation` any more: it was given up, or this instance has left. Where no
+    /// arbiter is there to close the gate, this ends the work of who goes on until its term is fenced.
     #[inline]
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    pub(crate) fn is_over(&self, generation: Generation) -> bool {
+        generation.get() <= self.over.load(Ordering::Relaxed)
     }
 
     /// The role now, also where the watcher has not looked yet.
@@ -246,6 +248,7 @@ impl Session {
         let mut state = self.state();
         let owned = self.owned.swap(0, Ordering::AcqRel);
         state.given_up = state.given_up.max(owned);
+        self.over.fetch_max(owned, Ordering::Relaxed);
         if owned != 0 {
             state.draining = Some(Generation::new(owned));
         }
@@ -260,6 +263,7 @@ impl Session {
             return;
         }
         self.owned.store(0, Ordering::Release);
+        self.over.store(u64::MAX, Ordering::Relaxed);
         state.link = Link::Closed(Instant::now());
         let hooks = std::mem::take(&mut state.hooks);
         if left.owner.is_none() {
@@ -275,7 +279,6 @@ impl Session {
     }
     /// Ends the session at once, with everything that it could still write.
     pub(crate) fn cut(&self, why: String) {
-        self.cut.store(true, Ordering::Relaxed);
         self.finish(Left { owner: None, undrained: self.work.total(), why: Some(why) });
     }
     pub(crate) fn has_left(&self) -> bool {

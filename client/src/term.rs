@@ -101,7 +101,7 @@ impl Term {
         if !Arc::ptr_eq(&unit.session, home) {
             return Err(self.foreign(home));
         }
-        if unit.session.is_cut() {
+        if unit.session.is_over(unit.generation) {
             return Err(self.explain(Fenced {
                 term: unit.generation,
                 current: unit.session.generation(),

@@ -464,6 +464,8 @@ async fn a_file_outlives_its_arbiter() -> Result {
     let left = soon(v1.leave()).await?;
     assert_eq!((left.owner, left.why), (None, None));
     assert!(cart.load().is_ok());
+    // Nobody closed the gate, yet who writes until it is told to stop is told.
+    assert!(matches!(cart.set(&t1, &vec![]), Err(WriteError::Fenced(_))));
     drop((cart, hits, t1));
 
     let arbiter = Embedded::open("shop", dir.path())?;
