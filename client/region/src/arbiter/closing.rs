@@ -66,7 +66,7 @@ impl Runner {
     }
 
     fn round_done(&mut self, pages: u64) {
-        let (left, fits) = (self.ground.dirty_pages(), self.ground.pages_within(self.freeze_budget()));
+        let (left, fits) = (self.ground.left_pages(), self.ground.pages_within(self.freeze_budget()));
         let Some(active) = &mut self.active else { return };
         active.round = Round::Idle;
         let (number, before) = (active.number, active.left_before.replace(left));

@@ -119,6 +119,10 @@ pub(crate) trait Ground: Send {
     fn round_slice(&mut self, pages_max: u32) -> Result<Slice, Fault>;
     /// Pages marked since the last completed round began.
     fn dirty_pages(&self) -> u64;
+    /// The same right after a round, perhaps estimated.
+    fn left_pages(&self) -> u64 {
+        self.dirty_pages()
+    }
     /// Pages that can be checked within `budget`.
     fn pages_within(&self, budget: Duration) -> u64;
     fn note_totals(&mut self) -> Result<(), Fault>;

@@ -72,11 +72,14 @@ pub fn crash_loop(deaths_ms: &[u64], policy: &Policy) -> bool {
     deaths_ms.last().is_some_and(|last| last.saturating_sub(deaths_ms[first]) <= within)
 }
 
-/// Whether another round would not shorten the freeze by much: what is left fits, and is little, or no longer halves.
+/// Whether another round would not shorten the freeze by much: what is left fits, and is little, or hardly shrinks. A round
+/// takes as long as what it has to read, so what is left shrinks by the same part from round to round, until the rounds' own
+/// costs rule.
 pub fn converged(before: Option<u64>, left: u64, fits: u64, rounds: u32) -> bool {
-    const LITTLE_PAGES: u64 = 32;
-    const ROUNDS_MAX: u32 = 12;
-    left <= fits && (left <= LITTLE_PAGES || rounds >= ROUNDS_MAX || before.is_some_and(|b| left > b / 2))
+    const LITTLE_PAGES: u64 = 8;
+    const ROUNDS_MAX: u32 = 24;
+    let hardly_shrinks = |before: u64| left > before - before / 8;
+    left <= fits && (left <= LITTLE_PAGES || rounds >= ROUNDS_MAX || before.is_some_and(hardly_shrinks))
 }
 
 /// An attached instance, as a verdict sees it.
@@ -279,11 +282,11 @@ mod tests {
 
     #[test]
     fn rounds_end_when_they_no_longer_help() {
-        assert!(converged(None, 10, 100, 1));
+        assert!(converged(None, 8, 100, 1));
         assert!(!converged(None, 5000, 100, 1));
         assert!(!converged(Some(4000), 90, 100, 2));
         assert!(converged(Some(100), 90, 100, 3));
         assert!(!converged(Some(200), 190, 100, 3));
-        assert!(converged(Some(4000), 90, 100, 12));
+        assert!(converged(Some(4000), 90, 100, 24));
     }
 }

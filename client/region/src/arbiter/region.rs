@@ -65,6 +65,9 @@ impl Ground for Keeper {
         Keeper::dirty_pages(self)
     }
 
+    fn left_pages(&self) -> u64 {
+        Keeper::left_pages(self)
+    }
     fn pages_within(&self, budget: Duration) -> u64 {
         self.freeze_fits(budget)
     }

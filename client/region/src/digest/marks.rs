@@ -7,10 +7,13 @@
 //! Only ready pages of the tables are touched. A summary without marks, or a mark without a page, is nobody's (no writer of
 //! this format makes one) and is passed over: the page that it would describe cannot have been written.
 
+use super::pages::{LINE, prefetch};
 use crate::gate::page::GatePage;
 use crate::layout::{PAGE, SUMMARY_PAGES, Segment, SegmentKind};
 use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, Ordering};
+
+const MARKS_OF_LINE: usize = LINE / size_of::<AtomicU32>();
 
 /// Where OWNED and its tables are.
 #[derive(Clone, Copy)]
@@ -69,6 +72,20 @@ impl<'m> Tables<'m> {
     }
 }
 
+/// Where the first mark newer than `since` stands. A line of marks at a time, without a branch for each: when few pages are
+/// dirty, most of a round is looking for them.
+fn first_newer(marks: &[AtomicU32], since: u64) -> Option<usize> {
+    let since = u32::try_from(since).unwrap_or(u32::MAX);
+    let newer = |mark: &AtomicU32| mark.load(Ordering::Relaxed) > since;
+    let (lines, rest) = marks.as_chunks::<MARKS_OF_LINE>();
+    for (i, line) in lines.iter().enumerate() {
+        if line.iter().fold(false, |any, mark| any | newer(mark)) {
+            return line.iter().position(newer).map(|at| i * MARKS_OF_LINE + at);
+        }
+    }
+    rest.iter().position(newer).map(|at| lines.len() * MARKS_OF_LINE + at)
+}
+
 /// The dirty pages from some page on, each with its mark, in order.
 pub(crate) struct DirtyPages<'m> {
     tables: Tables<'m>,
@@ -88,6 +105,17 @@ impl<'m> DirtyPages<'m> {
     }
 }
 
+impl DirtyPages<'_> {
+    /// Asks for the marks of the next dirty group, while this one's are looked at: the owner's processor has them.
+    fn fetch_next_group(&self, group: u64) {
+        let mut groups = group + 1..self.tables.pages.div_ceil(SUMMARY_PAGES);
+        let next = groups.find(|group| self.tables.summary(*group) > self.since);
+        if let Some(marks) = next.and_then(|next| self.tables.group(next)) {
+            marks.as_chunks::<MARKS_OF_LINE>().0.iter().for_each(|line| prefetch(&line[0]));
+        }
+    }
+}
+
 impl Iterator for DirtyPages<'_> {
     type Item = (u64, u64);
 
@@ -104,16 +132,24 @@ impl Iterator for DirtyPages<'_> {
             if index == 0 || self.group.is_none() {
                 let dirty = self.tables.summary(group) > self.since;
                 self.group = if dirty { self.tables.group(group) } else { None };
+                if self.group.is_some() {
+                    self.fetch_next_group(group);
+                }
             }
             let Some(marks) = self.group else {
                 self.next = (group + 1) * SUMMARY_PAGES;
                 continue;
             };
-            self.next += 1;
-            // A page whose group is shorter than 512 is the last of OWNED.
-            let mark = marks.get(index).map_or(0, |mark| u64::from(mark.load(Ordering::Relaxed)));
-            if mark > self.since && self.tables.is_ready(page) {
-                return Some((page, mark));
+            // A group that is shorter than 512 is the last of OWNED.
+            let Some(clean) = marks.get(index..).and_then(|marks| first_newer(marks, self.since)) else {
+                self.next = (group + 1) * SUMMARY_PAGES;
+                continue;
+            };
+            let page = page + clean as u64;
+            self.next = page + 1;
+            if self.tables.is_ready(page) {
+                // It is as new as it was found, or newer: marks only grow.
+                return Some((page, u64::from(marks[index + clean].load(Ordering::Relaxed))));
             }
         }
         None

@@ -19,6 +19,8 @@ use crate::sync::Ordering;
 
 /// How long one step waits for the grace period.
 const GRACE_STEP: Duration = Duration::from_millis(2);
+/// Pages looked up, then digested, together.
+const BATCH_PAGES: usize = 64;
 /// Pages that make a measurement of their cost worth having.
 const MEASURED_PAGES_MIN: u64 = 16;
 
@@ -81,6 +83,7 @@ impl Keeper {
         let mapping = Arc::clone(&self.mapping);
         let began = Instant::now();
         let (mut digested, mut more) = (0, false);
+        let mut batch = Vec::with_capacity(BATCH_PAGES);
         for (page, mark) in DirtyPages::new(&mapping, self.last_round, round.next) {
             if digested == u64::from(pages_max.max(1)) {
                 (more, round.next) = (true, page);
@@ -88,17 +91,22 @@ impl Keeper {
             }
             // Marked anew already: it will be read again, so once is enough.
             if mark < round.epoch {
-                self.digest_page(page)?;
+                batch.push(page);
                 digested += 1;
             }
+            if batch.len() == BATCH_PAGES {
+                self.digest_pages(&batch)?;
+                batch.clear();
+            }
         }
+        self.digest_pages(&batch)?;
         self.measured(digested, began.elapsed());
         round.pages += digested;
         if more {
             self.round = Some(round);
             return Ok(RoundStep::More);
         }
-        self.round = None;
+        (self.round, self.round_pages) = (None, [self.round_pages[1], round.pages]);
         self.complete_round(round.epoch - 1)?;
         Ok(RoundStep::Done { pages: round.pages })
     }

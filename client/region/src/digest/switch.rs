@@ -30,7 +30,7 @@ use crate::os::clock;
 use crate::sync::Ordering;
 
 /// Pages digested between two looks at the clock.
-const PAGES_PER_LOOK: u64 = 16;
+const PAGES_PER_LOOK: usize = 64;
 
 /// Why a freeze or a seal did not come about. The gate is open again under the old generation.
 #[non_exhaustive]
@@ -243,14 +243,20 @@ impl Closed<'_> {
     /// Reads every page that is dirty since the last completed round, within the budget.
     fn digest(&mut self, mapping: &Mapping) -> Result<u64, FreezeError> {
         let mut pages = 0;
-        for (page, _) in DirtyPages::new(mapping, self.keeper.last_round, 0) {
-            if pages % PAGES_PER_LOOK == 0 && self.began.elapsed() > self.budget {
+        let mut dirty = DirtyPages::new(mapping, self.keeper.last_round, 0).map(|(page, _)| page);
+        let mut batch = Vec::with_capacity(PAGES_PER_LOOK);
+        loop {
+            batch.clear();
+            batch.extend(dirty.by_ref().take(PAGES_PER_LOOK));
+            if batch.is_empty() {
+                return Ok(pages);
+            }
+            if self.began.elapsed() > self.budget {
                 return Err(FreezeError::Overrun { pages, budget: self.budget });
             }
-            self.keeper.digest_page(page)?;
-            pages += 1;
+            self.keeper.digest_pages(&batch)?;
+            pages += batch.len() as u64;
         }
-        Ok(pages)
     }
 }
 
@@ -270,20 +276,28 @@ impl Sealed<'_> {
         let frozen = thaw.frozen;
         let open = GateWord::open(candidate.generation, frozen.attempt());
         let swapped = match GatePage::of(&keeper.mapping) {
-            Ok(page) => page.swap(frozen, open).map(|()| page.wake()),
+            Ok(page) => page.swap(frozen, open).map(|()| {
+                // The gate is open already; waking those who sleep takes another while.
+                let closed = began.elapsed();
+                page.wake();
+                closed
+            }),
             Err(_) => Err(GateWord::DETACHED),
         };
-        if let Err(found) = swapped {
-            // Pages may have changed while they were read; what the table holds is what counts. The last round stays.
-            keeper.root = table_root(&keeper.mapping);
-            return Err(Lost { expected: frozen, found });
-        }
+        let closed = match swapped {
+            Ok(closed) => closed,
+            Err(found) => {
+                // Pages may have changed while they were read; what the table holds is what counts. The last round stays.
+                keeper.root = table_root(&keeper.mapping);
+                return Err(Lost { expected: frozen, found });
+            }
+        };
         let switched = Committed {
             generation: Generation::new(candidate.generation),
             attempt: candidate.attempt,
             root_digest: candidate.root_digest,
             frozen_pages: candidate.frozen_pages,
-            closed: began.elapsed(),
+            closed,
             recomputed_root,
         };
         keeper.superblock = candidate;

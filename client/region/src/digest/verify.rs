@@ -140,7 +140,7 @@ fn page_state(
         return Ok(PageState::Unverifiable);
     }
     let words = mapping.words(tables.offset(page), PAGE_WORDS as u64)?;
-    let found = copy.crc(words);
+    let found = copy.crc(words, None);
     let as_digested = match entry.crc() {
         Some(crc) => crc == found,
         None => PageCopy::is_zero(words),
@@ -233,7 +233,7 @@ pub(super) fn recompute(mapping: &Mapping) -> Result<u64, Corrupt> {
         let words = mapping.words(tables.offset(page), PAGE_WORDS as u64)?;
         let entry = mapping.word(mapping.segment(SegmentKind::PageCrcs).offset + 8 * page)?.load(Ordering::Relaxed);
         if PageCrc::from_raw(entry) != PageCrc::ABSENT || !PageCopy::is_zero(words) {
-            root = root.replace(page, PageCrc::ABSENT, PageCrc::of(copy.crc(words)));
+            root = root.replace(page, PageCrc::ABSENT, PageCrc::of(copy.crc(words, None)));
         }
     }
     Ok(root.value())

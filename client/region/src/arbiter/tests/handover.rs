@@ -47,7 +47,7 @@ fn a_committed_handover_is_told_with_its_figures_to_the_end_of_its_drain() {
     assert_eq!((record.caller.as_str(), record.note.as_str()), ("uid:1000", "CR-881"));
     let figures = &record.figures;
     assert_eq!((figures.frozen_pages, figures.gate_closed_us, figures.writer_blackout_us), (41, 58, Some(63)));
-    assert_eq!((figures.precopy_rounds, figures.precopy_pages), (4, 40), "5000, 90, 60, then after the flush 0");
+    assert_eq!((figures.precopy_rounds, figures.precopy_pages), (5, 50), "5000, 90, 60, 0, then after the flush 0");
     for phase in ["prepare", "precopy", "flush", "freeze", "seal", "commit"] {
         assert!(figures.phase_us.contains_key(phase), "{phase}: {:?}", figures.phase_us);
     }
