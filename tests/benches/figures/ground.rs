@@ -79,7 +79,7 @@ impl Ground {
         loop {
             self.round();
             rounds += 1;
-            let (left, fits) = (self.keeper.dirty_pages(), self.keeper.freeze_fits(FREEZE_TIMEOUT));
+            let (left, fits) = (self.keeper.left_pages(), self.keeper.freeze_fits(FREEZE_TIMEOUT));
             if converged(before.replace(left), left, fits, rounds) {
                 break;
             }

@@ -15,7 +15,7 @@ use crate::recover::keeper_is_dead;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How long a waiter keeps its processor before it sleeps: a switch is usually over by then, and waking up takes longer.
-const SPIN: Duration = Duration::from_micros(20);
+const SPIN: Duration = Duration::from_micros(100);
 /// Longest single sleep at a frozen gate; a freezer killed before its wake costs no more.
 const SLEEP_MAX: Duration = Duration::from_millis(1);
 /// Longest single sleep at an open gate.
