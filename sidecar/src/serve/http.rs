@@ -19,7 +19,6 @@ use axum::{Json, Router};
 use heirloom_proto::Failure;
 use heirloom_proto::v1::ErrorReason;
 use heirloom_region::arbiter::{Outcome, Role};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -29,6 +28,7 @@ use super::host::Host;
 use super::hosts::Slot;
 use super::http_guard::Guard;
 use super::http_options::{self, Options};
+use super::limit::Limited;
 use super::{convert, http_metrics, switch};
 use crate::output;
 
@@ -54,10 +54,10 @@ pub(crate) struct Ends {
     local: SocketAddr,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+impl Connected<IncomingStream<'_, Limited>> for Ends {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
         let peer = *stream.remote_addr();
-        Ends { peer, local: stream.io().local_addr().unwrap_or(peer) }
+        Ends { peer, local: stream.io().stream.local_addr().unwrap_or(peer) }
     }
 }
 

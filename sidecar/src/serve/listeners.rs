@@ -20,6 +20,7 @@ use super::grpc_control::Control;
 use super::grpc_instance::Instances;
 use super::http::{self, Ends, Http};
 use super::http_guard::Guard;
+use super::limit::{HTTP_CONNECTIONS_MAX, Limited, paced};
 use super::peer::{AllowList, CertificateGuard, LocalGuard, PeerStream};
 use super::socket::{self, BoundFile};
 use super::{ServeError, tls};
@@ -47,7 +48,7 @@ impl Starting<'_> {
     pub(super) fn unix(&mut self, control: Control, instances: Instances) -> Result<BoundFile, ServeError> {
         let bound = socket::bind(&self.config.server.socket, self.config.server.socket_mode)?;
         let listener = UnixListener::from_std(bound.listener).map_err(ServeError::io("listen"))?;
-        let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.map(PeerStream::new));
+        let incoming = paced(UnixListenerStream::new(listener)).map(|accepted| accepted.map(PeerStream::new));
         let size = self.message_max();
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -80,7 +81,7 @@ impl Starting<'_> {
             .add_service(self.control(control.clone()))
             .add_service(self.health_service())
             .add_service(reflection()?);
-        let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), self.stopped());
+        let serving = router.serve_with_incoming_shutdown(paced(TcpListenerStream::new(listener)), self.stopped());
         self.servers.spawn(async move { serving.await.map_err(|e| ended("gRPC on TCP", &e)) });
         Ok(Some(address))
     }
@@ -108,7 +109,8 @@ impl Starting<'_> {
         let guard = Guard { allow: self.allow.clone(), token: token.map(|t| t.trim().to_owned()), host };
         let router = http::router(Http { control: control.clone(), guard, ready, address });
         let make = router.into_make_service_with_connect_info::<Ends>();
-        let serving = axum::serve(listener, make).with_graceful_shutdown(self.stopped());
+        let serving =
+            axum::serve(Limited::new(listener, HTTP_CONNECTIONS_MAX), make).with_graceful_shutdown(self.stopped());
         self.servers.spawn(async move { serving.await.map_err(|e| ended("HTTP", &e)) });
         Ok(Some(address))
     }

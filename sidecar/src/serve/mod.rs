@@ -22,6 +22,7 @@ mod http_guard;
 mod http_metrics;
 mod http_options;
 mod journal;
+mod limit;
 mod listeners;
 pub mod log;
 mod notify;

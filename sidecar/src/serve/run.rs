@@ -21,6 +21,7 @@ use super::grpc_control::Control;
 use super::grpc_instance::Instances;
 use super::hosts::Hosts;
 use super::journal::Journal;
+use super::limit::raise_open_files;
 use super::listeners::Starting;
 use super::peer::AllowList;
 use super::socket::{self, BoundFile, Lock};
@@ -137,6 +138,7 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     config.checked()?;
     heirloom_region::os::sigbus::install()
         .map_err(|e| ServeError::Ended { what: "SIGBUS guard", message: e.to_string() })?;
+    raise_open_files();
     let server = &config.server;
     let socket_lock = socket::lock(&with_suffix(&server.socket, ".lock"), "the socket")?;
     let regions_lock = socket::lock(&server.region_dir.join(".sidecar.lock"), "the region directory")?;
