@@ -234,6 +234,24 @@ async fn a_listener_outlives_its_terms() -> Result {
     Ok(())
 }
 
+/// A client that sends half a request and no more holds up nobody's leaving; one that waits for its answer gets it.
+#[tokio::test]
+async fn half_a_request_does_not_keep_a_term() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let v1 = version(&arbiter, "v1", listener().await?, None).await?;
+    let (mut half, mut slow) = (Client::to(v1.at).await?, Client::to(v1.at).await?);
+    half.0.write_all(b"GET / HTTP/1.1\r\nHo").await?;
+    slow.send("POST", "/slow", "late").await?;
+    tokio::time::timeout(SOON, v1.app.began.notified()).await?;
+    v1.stop.notify_one();
+    half.closed().await?;
+    v1.app.slow.notify_one();
+    assert_eq!(slow.answer().await?.status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(slow);
+    tokio::time::timeout(SOON, v1.served).await???;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_body_too_large_is_tried_once() -> Result {
     let arbiter = Embedded::new("shop")?;

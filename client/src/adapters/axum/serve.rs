@@ -28,6 +28,8 @@ use crate::term::Term;
 const LINGER: Duration = Duration::from_secs(5);
 /// Body kept for a second try, if nothing else is said.
 const STRAY_BODY_BYTES_MAX: usize = 1 << 20;
+/// After lingering, so many times as long for a client that has sent half a request's head to send the rest.
+const HEAD_LINGERS: u32 = 3;
 /// Pause after a failed accept: the process is out of descriptors, say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
@@ -85,8 +87,15 @@ impl Serve {
     async fn run(self) -> Result<(), Error> {
         let region = Region { session: self.term.session().clone() };
         let (close, closing) = watch::channel(false);
-        let shared =
-            Arc::new(Shared { region, term: self.term.clone(), routes: self.routes, strays: self.strays, closing });
+        let head = self.linger.saturating_mul(HEAD_LINGERS);
+        let shared = Arc::new(Shared {
+            region,
+            term: self.term.clone(),
+            routes: self.routes,
+            strays: self.strays,
+            closing,
+            head,
+        });
         let mut connections = JoinSet::new();
 
         let mut ended = pin!(self.term.ended());
@@ -109,7 +118,7 @@ impl Serve {
                 }
             }
         }
-        // Idle ones close; those with a request finish it.
+        // Idle ones close; those with a request finish it; those that send half of one and no more are cut after a while.
         close.send_replace(true);
         while connections.join_next().await.is_some() {}
         Ok(())
@@ -155,16 +164,19 @@ struct Shared {
     routes: Router,
     strays: Strays,
     closing: watch::Receiver<bool>,
+    /// For the rest of a request's head, once idle connections close.
+    head: Duration,
 }
 
 impl Shared {
     async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
         let _ = stream.set_nodelay(true);
         let mut closing = self.closing.clone();
-        let shared = self.clone();
+        let (shared, requests) = (self.clone(), Arc::new(()));
+        let here = Arc::downgrade(&requests);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let shared = shared.clone();
-            async move { Ok::<_, std::convert::Infallible>(shared.answer(request, from).await) }
+            let (shared, request_here) = (shared.clone(), requests.clone());
+            async move { Ok::<_, std::convert::Infallible>(shared.answer(request, from, request_here).await) }
         });
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
@@ -176,7 +188,15 @@ impl Shared {
             done = connection.as_mut() => done,
             () = close => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                loop {
+                    tokio::select! {
+                        done = connection.as_mut() => break done,
+                        // The service holds one, each request another.
+                        () = tokio::time::sleep(self.head) => if here.strong_count() <= 1 {
+                            return tracing::debug!(%from, "began a request and did not go on");
+                        },
+                    }
+                }
             }
         };
         if let Err(error) = done {
@@ -184,7 +204,7 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Response {
+    async fn answer(&self, request: Request<Incoming>, from: SocketAddr, here: Arc<()>) -> Response {
         let counts = self.region.in_flight("requests");
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(from));
@@ -195,7 +215,7 @@ impl Shared {
         // In flight until the last byte of the body was taken.
         response.map(|body| {
             Body::new(http_body_util::BodyExt::map_frame(body, move |frame| {
-                let _in_flight = &counts;
+                let _in_flight = (&counts, &here);
                 frame
             }))
         })
