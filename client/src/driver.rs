@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heirloom_region::arbiter::{FromInstance, Hook, Record, ToInstance};
+use heirloom_region::error::Generation;
 use tokio::sync::mpsc;
 
 use crate::dial::{DialError, Dialled};
@@ -68,7 +69,8 @@ struct Said {
     ready: Option<bool>,
     /// In this generation.
     leave: Option<u64>,
-    counts: Option<(BTreeMap<String, u64>, bool)>,
+    /// Of which drain: a second one says its end again, though its counts be the same.
+    counts: Option<(Option<Generation>, BTreeMap<String, u64>, bool)>,
     counts_at: Option<Instant>,
 }
 
@@ -158,10 +160,10 @@ impl Driver {
         }
         let owns = matches!(self.session.role(), Role::Owner(_));
         let drained = self.session.work.total() == 0 && !owns;
-        let counts = (self.session.work.counts(), drained);
+        let counts = (draining, self.session.work.counts(), drained);
         let recently = self.said.counts_at.is_some_and(|at| at.elapsed() < TICK);
         if self.said.counts.as_ref() != Some(&counts) && (drained || !recently) {
-            let (all, drained) = counts.clone();
+            let (_, all, drained) = counts.clone();
             if self.say(FromInstance::InFlight { counts: all, drained }) {
                 self.said.counts = Some(counts);
                 self.said.counts_at = Some(Instant::now());

@@ -192,3 +192,37 @@ pub enum NotDone {
         message: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use heirloom_region::arbiter::{Arbiter, Role};
+
+    use super::*;
+    use crate::hooks::Hooks;
+    use crate::wait::wait;
+
+    /// Who drains a second time says so a second time, though it has as little in flight as before.
+    #[test]
+    fn every_drain_ends() -> Result<(), Box<dyn std::error::Error>> {
+        let arbiter = Embedded::new("shop")?;
+        let mut v1 = wait(arbiter.attach("v1").wait()?.ready(Hooks::new()))?;
+        wait(v1.next_term());
+        let _v2 = wait(arbiter.attach("v2").wait()?.ready(Hooks::new()))?;
+        for _ in 0..2 {
+            for to in ["v2", "v1"] {
+                wait(arbiter.handover(to))?;
+                let begin = std::time::Instant::now();
+                let draining = || {
+                    let soon = Duration::from_secs(10);
+                    let status = Arbiter::ask(soon, |reply| arbiter.inner.arbiter().status(reply)).expect("it answers");
+                    status.instances.iter().any(|i| i.role == Role::Draining)
+                };
+                while draining() {
+                    assert!(begin.elapsed() < Duration::from_secs(10), "the one before {to} still drains");
+                    std::thread::yield_now();
+                }
+            }
+        }
+        Ok(())
+    }
+}
