@@ -229,6 +229,19 @@ pub struct Verify {
     pub fault_count: u64,
     /// The first 100.
     pub faults: Vec<Fault>,
+    /// Bytes of owned pages of which a reboot left something else than was digested: no fault, and no proof.
+    pub unverifiable_bytes: u64,
+    /// Where they are, the first 100.
+    pub unverifiable: Vec<ByteRange>,
+}
+
+/// Bytes of a region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ByteRange {
+    /// Where in the file.
+    pub offset_bytes: u64,
+    /// How many.
+    pub len_bytes: u64,
 }
 
 /// One thing that is wrong in a region.

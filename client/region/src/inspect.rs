@@ -109,20 +109,35 @@ pub struct ObjectFault {
     pub error: Corrupt,
 }
 
+/// Where one entry's slot is: in the shared directory or the owned one, and its word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    is_owned: bool,
+    slot: u64,
+}
+
+/// Where the entries are that there are now.
+pub(crate) fn places(mapping: &Mapping) -> Vec<Place> {
+    let of = |directory: Directory<'_>, is_owned| {
+        directory.filled().map(|(_, slot)| Place { is_owned, slot }).collect::<Vec<_>>()
+    };
+    [of(Directory::shared(mapping), false), of(Directory::owned(mapping), true)].concat()
+}
+
+/// Checks one entry, and its value if it is a cell's.
+pub(crate) fn fault_at(mapping: &Mapping, place: Place) -> Option<ObjectFault> {
+    let directory = if place.is_owned { Directory::owned(mapping) } else { Directory::shared(mapping) };
+    let (structure, error) = match directory.read(place.slot).map(|(decoded, _)| decoded) {
+        Err(error) => ("directory entry".to_owned(), error),
+        Ok(Decoded::Unknown { .. }) => return None,
+        Ok(Decoded::Known(entry)) => (format!("{} {}", entry.kind.as_str(), entry.name), fault_of(mapping, &entry)?),
+    };
+    Some(ObjectFault { structure, offset: directory.offset(place.slot), error })
+}
+
 /// Checks every entry, and every cell's value.
 pub fn faults(mapping: &Mapping) -> Vec<ObjectFault> {
-    all_entries(mapping)
-        .filter_map(|(offset, decoded)| {
-            let (structure, error) = match decoded {
-                Err(error) => ("directory entry".to_owned(), error),
-                Ok(Decoded::Unknown { .. }) => return None,
-                Ok(Decoded::Known(entry)) => {
-                    (format!("{} {}", entry.kind.as_str(), entry.name), fault_of(mapping, &entry)?)
-                }
-            };
-            Some(ObjectFault { structure, offset, error })
-        })
-        .collect()
+    places(mapping).into_iter().filter_map(|place| fault_at(mapping, place)).collect()
 }
 
 fn fault_of(mapping: &Mapping, entry: &Entry) -> Option<Corrupt> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -101,7 +102,10 @@ fn socket(path: &Path) -> Result<String, String> {
         Ok(found) if !found.file_type().is_socket() => {
             Err(format!("expected a socket or nothing at {}, found another file", path.display()))
         }
-        Ok(_) => Ok(format!("{} (there is a socket: it must be stale)", path.display())),
+        Ok(_) => Ok(match UnixStream::connect(path) {
+            Ok(_) => format!("{} (a living process listens there: a start is refused while it does)", path.display()),
+            Err(_) => format!("{} (a stale socket, which a start replaces)", path.display()),
+        }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(path.display().to_string()),
         Err(e) => Err(format!("{}: {e}", path.display())),
     }

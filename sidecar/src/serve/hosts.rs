@@ -23,6 +23,8 @@ use super::journal::Journal;
 use super::{ServeError, convert, socket};
 use crate::config::Config;
 
+/// Names that an answer lists.
+const NAMES_TOLD_MAX: usize = 8;
 /// Where `HEIRLOOM_REPLICA` leaves the choice to the sidecar.
 const AUTO: &str = "auto";
 
@@ -106,10 +108,17 @@ impl Hosts {
     pub(crate) fn slot(&self, name: &str) -> Result<Slot, Failure> {
         name::region(name).map_err(|e| convert::misuse(&e))?;
         self.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.all().into_iter().map(|(n, _)| n).take(8).collect();
-            let known = if known.is_empty() { "no region exists yet".to_owned() } else { known.join(", ") };
+            let all = self.all();
+            let mut known: Vec<_> = all.iter().map(|(name, _)| name.as_str()).take(NAMES_TOLD_MAX).collect();
+            if all.len() > NAMES_TOLD_MAX {
+                known.push("…");
+            }
+            let expected = match known.as_slice() {
+                [] => "the name of a region; there is none yet".to_owned(),
+                known => format!("one of {}", known.join(", ")),
+            };
             Failure::new(ErrorReason::RegionNotFound, format!("there is no region {name}"))
-                .expected(known)
+                .expected(expected)
                 .found(name)
                 .region(name)
         })

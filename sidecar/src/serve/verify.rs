@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use heirloom_proto::Failure;
 use heirloom_proto::v1::{self, ErrorReason};
+use heirloom_region::arbiter::VerifyProgress;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -26,9 +27,15 @@ pub(crate) fn stream(host: Arc<Host>) -> EventStream<v1::VerifyEvent> {
 async fn run(host: &Host, out: &mpsc::Sender<Result<v1::VerifyEvent, Status>>) -> Result<(), Failure> {
     let progress_out = out.clone();
     // A reader that is slow loses progress, never the verdict.
-    let progress = Box::new(move |checked_bytes, total_bytes| {
-        let event = v1::VerifyEvent { checked_bytes, total_bytes, ..v1::VerifyEvent::default() };
+    let progress = Box::new(move |at: VerifyProgress| {
+        let event = v1::VerifyEvent {
+            checked_bytes: at.checked_bytes,
+            total_bytes: at.total_bytes,
+            paused_by: at.paused_by.unwrap_or_default(),
+            ..v1::VerifyEvent::default()
+        };
         let _ = progress_out.try_send(Ok(event));
+        !progress_out.is_closed()
     });
     let report = host.ask_for(|arbiter, reply| arbiter.verify(progress, reply)).await?;
     let faults: Vec<v1::Fault> = report.faults.iter().map(convert::fault).collect();
@@ -37,6 +44,9 @@ async fn run(host: &Host, out: &mpsc::Sender<Result<v1::VerifyEvent, Status>>) -
         total_bytes: report.checked_bytes,
         fault_count: report.fault_count,
         faults: faults.clone(),
+        unverifiable_bytes: report.unverifiable_bytes,
+        unverifiable: report.unverifiable.iter().map(convert::byte_range).collect(),
+        paused_by: 0,
     };
     let _ = out.send(Ok(event)).await;
     match faults.first() {

@@ -42,7 +42,7 @@ fn read(path: &Path, region: &Arc<Mapping>, objects: bool, pages: bool) -> Resul
         gate if gate.is_frozen() => "frozen",
         _ => "unknown",
     };
-    let runs = digest::page_states(region, &mut |_, _| {}).unwrap_or_default();
+    let runs = digest::page_states(region).unwrap_or_default();
     let mut page_counts = BTreeMap::new();
     for (run, state) in &runs {
         *page_counts.entry(state_word(*state).to_owned()).or_insert(0) += run.end - run.start;
@@ -61,7 +61,7 @@ fn read(path: &Path, region: &Arc<Mapping>, objects: bool, pages: bool) -> Resul
         cells: objects.then(|| cells(region)),
         page_counts,
         pages: pages.then(|| runs.iter().map(page_run).collect()),
-        faults: digest::verify_file(region, &mut |_, _| {}).into_iter().map(fault).collect(),
+        faults: digest::verify_file(region, &mut |_, _| {}).faults.into_iter().map(fault).collect(),
     })
 }
 

@@ -16,7 +16,7 @@ use tonic::Code;
 use super::connect::Sidecar;
 use super::failed::{Asked, Failed};
 use super::print::{Printer, table};
-use crate::output::{Fault, Verify};
+use crate::output::{ByteRange, Fault, Verify};
 
 /// Faults that are listed; the others are counted.
 const FAULTS_MAX: usize = 100;
@@ -34,6 +34,10 @@ pub(crate) async fn live(sidecar: &Sidecar, printer: Printer, region: &str) -> R
         match events.message().await {
             Ok(Some(event)) => {
                 show(&bar, event.checked_bytes, event.total_bytes);
+                bar.set_message(match event.paused_by {
+                    0 => String::new(),
+                    number => format!("waits for handover {number}"),
+                });
                 last = event;
             }
             Ok(None) => break,
@@ -46,27 +50,35 @@ pub(crate) async fn live(sidecar: &Sidecar, printer: Printer, region: &str) -> R
         }
     }
     bar.finish_and_clear();
-    let faults = last.faults.iter().map(Fault::from).collect();
-    let of = Of::Region(region);
-    Ok(report(printer, of, last.checked_bytes, last.total_bytes, last.fault_count, faults))
+    let found = Found {
+        checked_bytes: last.checked_bytes,
+        total_bytes: last.total_bytes,
+        fault_count: last.fault_count,
+        faults: last.faults.iter().map(Fault::from).collect(),
+        unverifiable_bytes: last.unverifiable_bytes,
+        unverifiable: last.unverifiable.iter().map(|it| it.offset_bytes..it.offset_bytes + it.len_bytes).collect(),
+    };
+    Ok(report(printer, Of::Region(region), found))
 }
 
 /// A region's file.
 pub(crate) fn file(printer: Printer, path: &Path) -> Result<u8, Failed> {
     let region = open(path)?;
     let bar = progress(printer);
-    let mut total = 0;
-    let found = heirloom_region::digest::verify_file(&region, &mut |checked, of| {
-        total = of;
-        show(&bar, checked, of);
-    });
+    let found = heirloom_region::digest::verify_file(&region, &mut |checked, of| show(&bar, checked, of));
     bar.finish_and_clear();
     if let Some(poison) = region.poisoned() {
         return Err(region_error(path, &Error::Corrupt(poison)));
     }
-    let count = found.len() as u64;
-    let faults = found.into_iter().take(FAULTS_MAX).map(fault).collect();
-    Ok(report(printer, Of::File(path), total, total, count, faults))
+    let found = Found {
+        checked_bytes: found.checked_bytes,
+        total_bytes: found.checked_bytes,
+        fault_count: found.faults.len() as u64,
+        faults: found.faults.into_iter().take(FAULTS_MAX).map(fault).collect(),
+        unverifiable_bytes: found.unverifiable.iter().map(|it| it.end - it.start).sum(),
+        unverifiable: found.unverifiable.into_iter().take(FAULTS_MAX).collect(),
+    };
+    Ok(report(printer, Of::File(path), found))
 }
 
 /// Opens a region's file to read only.
@@ -75,7 +87,7 @@ pub(super) fn open(path: &Path) -> Result<std::sync::Arc<Mapping>, Failed> {
 }
 
 pub(super) fn fault(it: heirloom_region::digest::Fault) -> Fault {
-    let reason = if it.structure.contains("page") { ErrorReason::DigestMismatch } else { ErrorReason::RegionCorrupt };
+    let reason = ErrorReason::from_str_name(it.reason()).unwrap_or(ErrorReason::RegionCorrupt);
     Fault {
         structure: it.structure,
         offset_bytes: it.offset_bytes,
@@ -121,15 +133,18 @@ enum Of<'a> {
     File(&'a Path),
 }
 
-fn report(
-    printer: Printer,
-    of: Of<'_>,
+/// What the sidecar or the file said.
+struct Found {
     checked_bytes: u64,
     total_bytes: u64,
     fault_count: u64,
     faults: Vec<Fault>,
-) -> u8 {
-    let is_intact = fault_count == 0;
+    unverifiable_bytes: u64,
+    unverifiable: Vec<std::ops::Range<u64>>,
+}
+
+fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
+    let is_intact = found.fault_count == 0;
     let (region, file) = match of {
         Of::Region(name) => (Some(name.to_owned()), None),
         Of::File(path) => (None, Some(path.display().to_string())),
@@ -140,14 +155,24 @@ fn report(
         exit_code: if is_intact { exit::DONE } else { exit::CORRUPT },
         region,
         file,
-        checked_bytes,
-        total_bytes,
-        fault_count,
-        faults,
+        checked_bytes: found.checked_bytes,
+        total_bytes: found.total_bytes,
+        fault_count: found.fault_count,
+        faults: found.faults,
+        unverifiable_bytes: found.unverifiable_bytes,
+        unverifiable: found
+            .unverifiable
+            .iter()
+            .map(|it| ByteRange { offset_bytes: it.start, len_bytes: it.end - it.start })
+            .collect(),
     };
     printer.result(&object, || {
-        let checked = super::print::bytes(checked_bytes);
-        let mut text = format!("{what}: {}, {checked} checked, {fault_count} faults", object.outcome);
+        let checked = super::print::bytes(object.checked_bytes);
+        let mut text = format!("{what}: {}, {checked} checked, {} faults", object.outcome, object.fault_count);
+        if object.unverifiable_bytes > 0 {
+            let unverifiable = super::print::bytes(object.unverifiable_bytes);
+            text.push_str(&format!(", {unverifiable} unverifiable since a reboot"));
+        }
         if !is_intact {
             let rows = object
                 .faults
@@ -171,7 +196,7 @@ fn progress(printer: Printer) -> ProgressBar {
     if !printer.is_live() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("verify {bar:30.cyan} {bytes} of {total_bytes}");
+    let style = ProgressStyle::with_template("verify {bar:30.cyan} {bytes} of {total_bytes} {msg}");
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

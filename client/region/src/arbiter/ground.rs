@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::handle::FaultReport;
+use super::handle::VerifyReport;
 use super::needs::Present;
 use super::reason::Reason;
 
@@ -109,6 +109,15 @@ pub(crate) enum NotClosed {
     Failed(Fault),
 }
 
+/// A look at the whole region, in slices; the ground may change between two of them.
+pub(crate) trait Checks: Send {
+    /// Looks at the next slice; false once there is nothing left.
+    fn step(&mut self) -> bool;
+    /// Bytes checked, and bytes in all.
+    fn progress(&self) -> (u64, u64);
+    fn report(self: Box<Self>) -> VerifyReport;
+}
+
 /// A region held exclusively.
 pub(crate) trait Ground: Send {
     fn identity(&self) -> Identity;
@@ -151,5 +160,6 @@ pub(crate) trait Ground: Send {
     /// Owned objects with values, and their schemas.
     fn present(&self) -> Result<Vec<Present>, Fault>;
     fn object_counts(&self) -> BTreeMap<String, u64>;
-    fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<FaultReport>;
+    /// Begins to check everything that can be checked.
+    fn verification(&self) -> Box<dyn Checks>;
 }

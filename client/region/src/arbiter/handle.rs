@@ -4,6 +4,7 @@
 //! arbiter recovers.
 
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,6 +27,21 @@ pub struct VerifyReport {
     pub fault_count: u64,
     /// Bytes checked.
     pub checked_bytes: u64,
+    /// Bytes of pages of which a reboot left something else than was digested: no fault, and no proof.
+    pub unverifiable_bytes: u64,
+    /// Where they are, at most [`VerifyReport::FAULTS_MAX`] ranges.
+    pub unverifiable: Vec<Range<u64>>,
+}
+
+/// How far [`Arbiter::verify`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Bytes checked.
+    pub checked_bytes: u64,
+    /// Of these.
+    pub total_bytes: u64,
+    /// The handover that it waits for.
+    pub paused_by: Option<u64>,
 }
 
 impl VerifyReport {
@@ -188,11 +204,16 @@ impl Arbiter {
     pub fn record(&self, number: u64, reply: Reply<Result<Record, Refusal>>) {
         self.send(Command::Record { number, reply });
     }
-    /// Checks every checksum.
+    /// Checks every checksum, a slice at a time between other things. A handover that begins goes first: the check pauses, says
+    /// so, and goes on after it. `progress` says whether somebody still waits for the verdict; if not, the check ends.
     ///
     /// # Errors
-    /// `HANDOVER_IN_PROGRESS`.
-    pub fn verify(&self, progress: Box<dyn FnMut(u64, u64) + Send>, reply: Reply<Result<VerifyReport, Refusal>>) {
+    /// `HANDOVER_IN_PROGRESS` if one is running now, `TABLE_FULL` if too many wait for a check.
+    pub fn verify(
+        &self,
+        progress: Box<dyn FnMut(VerifyProgress) -> bool + Send>,
+        reply: Reply<Result<VerifyReport, Refusal>>,
+    ) {
         self.send(Command::Verify { progress, reply });
     }
     /// Ends the thread in order: a running handover is aborted, requests are refused as `SHUTTING_DOWN`, data planes go on.

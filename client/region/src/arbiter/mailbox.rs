@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::handle::VerifyReport;
+use super::handle::{VerifyProgress, VerifyReport};
 use super::message::{
     FromInstance, Hello, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchRequest, Watcher, Welcome,
 };
@@ -82,7 +82,7 @@ pub(crate) enum Command {
         reply: Reply<Result<Record, Refusal>>,
     },
     Verify {
-        progress: Box<dyn FnMut(u64, u64) + Send>,
+        progress: Box<dyn FnMut(VerifyProgress) -> bool + Send>,
         reply: Reply<Result<VerifyReport, Refusal>>,
     },
     Shutdown {

@@ -34,10 +34,11 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod verbs;
+mod verifying;
 mod words;
 
 pub use assign::{Assignment, Replica, assign};
-pub use handle::{Arbiter, FaultReport, VerifyReport};
+pub use handle::{Arbiter, FaultReport, VerifyProgress, VerifyReport};
 pub use message::{
     FromInstance, Hello, Hook, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest,
     Target, ToInstance, Watcher, Welcome,

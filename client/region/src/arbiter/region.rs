@@ -5,13 +5,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::feed::OnEvent;
-use super::ground::{Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice};
-use super::handle::{Arbiter, FaultReport};
+use super::ground::{Checks, Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice};
+use super::handle::{Arbiter, FaultReport, VerifyReport};
 use super::needs::Present;
 use super::policy::Policy;
 use super::reason::Reason;
 use super::restart;
-use crate::digest::{FreezeError, Keeper, Next, RoundStep};
+use crate::digest::{self, FreezeError, Keeper, Next, RoundStep, Verification};
 use crate::error::{Error, Misuse};
 use crate::history::RECORD_MAX;
 use crate::inspect;
@@ -185,18 +185,36 @@ impl Ground for Keeper {
         inspect::object_counts(self.mapping())
     }
 
-    fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<FaultReport> {
-        let faults = Keeper::verify(self, progress);
-        faults
-            .into_iter()
-            .map(|fault| FaultReport {
-                reason: Reason::RegionCorrupt,
-                structure: fault.structure,
-                offset_bytes: fault.offset_bytes,
-                expected: fault.expected,
-                found: fault.found,
-            })
-            .collect()
+    fn verification(&self) -> Box<dyn Checks> {
+        Box::new(Keeper::verification(self))
+    }
+}
+
+impl Checks for Verification {
+    fn step(&mut self) -> bool {
+        Verification::step(self)
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        Verification::progress(self)
+    }
+
+    fn report(self: Box<Self>) -> VerifyReport {
+        let found = self.finish();
+        let fault = |fault: digest::Fault| FaultReport {
+            reason: Reason::from_word(fault.reason()),
+            structure: fault.structure,
+            offset_bytes: fault.offset_bytes,
+            expected: fault.expected,
+            found: fault.found,
+        };
+        VerifyReport {
+            fault_count: found.faults.len() as u64,
+            faults: found.faults.into_iter().take(VerifyReport::FAULTS_MAX).map(fault).collect(),
+            checked_bytes: found.checked_bytes,
+            unverifiable_bytes: found.unverifiable.iter().map(|run| run.end - run.start).sum(),
+            unverifiable: found.unverifiable.into_iter().take(VerifyReport::FAULTS_MAX).collect(),
+        }
     }
 }
 

@@ -1,10 +1,8 @@
-//! What the region looks like now: status, events, verify.
+//! What the region looks like now: status and events.
 
 use std::time::{Duration, Instant};
 
-use super::handle::VerifyReport;
 use super::machine::Owner;
-use super::message::Refusal;
 use super::reason::Reason;
 use super::record::Record;
 use super::runner::Runner;
@@ -15,21 +13,6 @@ use crate::os::clock::unix_ms;
 const COUNTS_AGE: Duration = Duration::from_secs(1);
 
 impl Runner {
-    pub(super) fn verify(&mut self, mut progress: Box<dyn FnMut(u64, u64) + Send>) -> Result<VerifyReport, Refusal> {
-        if let Some(active) = &self.active {
-            let words = format!("handover {} is in progress", active.number);
-            return Err(Refusal::new(Reason::HandoverInProgress, words).about(active.number));
-        }
-        let mut checked_bytes = 0;
-        let mut faults = self.ground.verify(&mut |checked, total| {
-            checked_bytes = checked;
-            progress(checked, total);
-        });
-        let fault_count = faults.len() as u64;
-        faults.truncate(VerifyReport::FAULTS_MAX);
-        Ok(VerifyReport { faults, fault_count, checked_bytes })
-    }
-
     pub(super) fn status(&mut self) -> RegionStatus {
         let now = Instant::now();
         if self.counts.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= COUNTS_AGE) {

@@ -73,6 +73,7 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         asked: None,
         active: None,
         drains: Vec::new(),
+        checks: VecDeque::new(),
         retire: Vec::new(),
         remains: Vec::new(),
         deaths_ms: Vec::new(),

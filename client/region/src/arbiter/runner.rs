@@ -24,6 +24,7 @@ use super::reason::Reason;
 use super::record::InstanceRef;
 use super::session::Session;
 use super::switch::{Active, Asked};
+use super::verifying::Verifying;
 
 /// How often liveness locks are asked.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -48,6 +49,7 @@ pub(crate) struct Runner {
     /// Of the switch under way.
     pub(super) active: Option<Active>,
     pub(super) drains: Vec<Drain>,
+    pub(super) checks: VecDeque<Verifying>,
     pub(super) retire: Vec<(Instant, u64)>,
     pub(super) remains: Vec<Remains>,
     /// Owners' deaths, in milliseconds since the start.
@@ -87,6 +89,7 @@ impl Runner {
             self.due();
             self.refresh();
             self.work();
+            self.check();
             self.wait();
         }
     }
@@ -113,7 +116,7 @@ impl Runner {
             }
             Command::History { newest, before, reply } => reply(self.journal.newest(newest, before)),
             Command::Record { number, reply } => reply(self.journal.find(number).cloned()),
-            Command::Verify { progress, reply } => reply(self.verify(progress)),
+            Command::Verify { progress, reply } => self.verify(progress, reply),
             Command::Vanish | Command::Shutdown { .. } => {}
         }
     }
@@ -125,6 +128,9 @@ impl Runner {
             self.feed(Event::Failed(Reason::SidecarRestarted));
         }
         let refusal = Refusal::new(Reason::ShuttingDown, "the arbiter is stopping");
+        for check in self.checks.drain(..) {
+            check.refuse(refusal.clone());
+        }
         self.mailbox.close(&refusal);
     }
 
@@ -194,7 +200,7 @@ impl Runner {
         if let Some(work) = self.active.as_ref().and_then(Active::work_within) {
             limit = limit.min(work);
         }
-        if self.stale || !self.mailbox.is_empty() {
+        if self.stale || self.is_checking() || !self.mailbox.is_empty() {
             limit = Duration::ZERO;
         }
         let rounded_up = limit.as_micros().div_ceil(1000);

@@ -198,7 +198,8 @@ impl Keeper {
             // Nobody else writes the table.
             let entry = table_entry(mapping, *page)?;
             let old = PageCrc::from_raw(entry.load(Ordering::Relaxed));
-            entry.store(new.raw(), Ordering::Relaxed);
+            // Release, for a check from outside: who reads the new entry sees the mark that made the page dirty.
+            entry.store(new.raw(), Ordering::Release);
             self.root = self.root.replace(*page, old, new);
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! - [`keeper`] the arbiter's exclusive hold; [`switch`] its linear way through a switch, freeze → seal → commit
 //! - [`rounds`] digesting while the owner works; `marks` which pages are dirty; [`pages`] their CRCs and the root
-//! - [`superblock`] the record of a generation; [`totals`] lower bounds of counters; [`verify`] looking for rot
+//! - [`superblock`] the record of a generation; [`totals`] lower bounds of counters; [`Verification`] looking for rot
 //!
 //! **Invariants.**
 //! 1. A page that changed since it was digested has a mark newer than the last completed round, or a section that will mark
@@ -14,6 +14,7 @@
 //! **Crash.** At any instruction: the gate is as it was, or frozen until somebody thaws it, or committed. The page table may be
 //! newer than the last completed round; those pages are still marked and are digested again.
 
+mod fault;
 pub mod keeper;
 pub(crate) mod marks;
 mod offline;
@@ -22,18 +23,21 @@ pub mod rounds;
 pub mod superblock;
 pub mod switch;
 pub mod totals;
+mod verification;
 pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use fault::Fault;
 pub use keeper::{Keeper, Recovery};
 pub use offline::{is_of_this_boot, verify_file};
 pub use pages::PageCrc;
 pub use rounds::RoundStep;
 pub use superblock::Superblock;
 pub use switch::{Committed, FreezeError, Frozen, Lost, Next, Sealed};
-pub use verify::{Fault, PageState, page_states};
+pub use verification::{Verification, Verified};
+pub use verify::{PageState, page_states};
 
 use crate::error::Error;
 use crate::gate::GateWord;

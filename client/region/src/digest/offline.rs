@@ -1,13 +1,12 @@
 //! Looking for rot in a file that somebody else may be serving, or nobody: to read only, without a keeper's hold.
 //!
-//! It sees what [`super::Keeper::verify`] sees, from outside: the gate may move while it looks, so the superblocks are read
-//! until the gate stood still around them. After a reboot, pages that differ from their CRC are unverifiable and no fault:
-//! nobody can tell rot from what the kernel had not written back.
+//! It is the [`Verification`] that a keeper makes, from outside: the gate may move while it looks, so the superblocks are read
+//! until the gate stood still around them.
 
 use std::sync::Arc;
 
 use super::superblock;
-use super::verify::{Fault, fault_of, find_rot};
+use super::verification::{Verification, Verified};
 use crate::error::{Corrupt, Error};
 use crate::gate::gate_word;
 use crate::layout::{control, crc32};
@@ -28,19 +27,12 @@ pub fn is_of_this_boot(mapping: &Mapping) -> Result<bool, Error> {
     Ok(crc[..4] == crc32(id).to_le_bytes() && id == os::boot::boot_id()?)
 }
 
-/// Checks everything that has a checksum or a bound. `progress` gets pages done and pages in all.
-pub fn verify_file(mapping: &Arc<Mapping>, progress: &mut dyn FnMut(u64, u64)) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let same_boot = is_of_this_boot(mapping).unwrap_or_else(|why| {
-        faults.push(fault_of(why));
-        true
-    });
-    faults.extend(superblocks(mapping, same_boot).err().map(Fault::from));
-    find_rot(mapping, same_boot, progress, &mut faults);
-    faults
+/// Checks a file at one go. `progress` gets bytes checked and bytes in all.
+pub fn verify_file(mapping: &Arc<Mapping>, progress: &mut dyn FnMut(u64, u64)) -> Verified {
+    Verification::new(Arc::clone(mapping)).run(progress)
 }
 
-fn superblocks(mapping: &Mapping, same_boot: bool) -> Result<(), Corrupt> {
+pub(super) fn superblocks(mapping: &Mapping, same_boot: bool) -> Result<(), Corrupt> {
     for look in 0..LOOKS_MAX {
         let before = gate_word(mapping)?;
         let pair = superblock::read(mapping)?;

@@ -7,7 +7,7 @@ use super::*;
 use crate::alloc::OwnedAreas;
 use crate::error::{Generation, WriteError};
 use crate::instances::NewInstance;
-use crate::layout::{PAGE, RegionSpec, SegmentKind, align_up};
+use crate::layout::{HISTORY_SLOT, PAGE, RegionSpec, SegmentKind, align_up};
 use crate::process::Process;
 
 pub(crate) const BUDGET: Duration = Duration::from_millis(200);
@@ -186,4 +186,78 @@ fn a_flipped_bit_is_found_unless_the_page_is_dirty() {
     // A page that nobody has marked has to be empty.
     mapping.word(owned(&mapping, 4)).unwrap().store(1, Ordering::Relaxed);
     assert_eq!(keeper.verify(&mut |_, _| {})[0].structure, name_of(&mapping, 4));
+}
+
+/// A boot record as another boot of the host left it.
+fn another_boot(mapping: &Mapping) {
+    let former = [5u8; 16];
+    mapping.copy_in(mapping.control(control::BOOT), &former).unwrap();
+    let crc = mapping.word(mapping.control(control::BOOT) + 16).unwrap();
+    crc.store(crate::layout::crc32(&former).into(), Ordering::Release);
+}
+
+#[test]
+fn what_a_reboot_left_is_unverifiable_from_inside_and_from_outside_and_no_fault() {
+    // On the heap nothing is left by a reboot.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mapping = Mapping::create_file(dir.path(), &RegionSpec::new("r", 8 << 20)).unwrap();
+    mapping.ensure(owned(&mapping, 0), 8 * PAGE).unwrap();
+    let (mut keeper, _) = Keeper::open(Arc::clone(&mapping)).unwrap();
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    for page in [2, 3, 6] {
+        write(&a, g, owned(&mapping, page), 1).unwrap();
+    }
+    round(&mut keeper);
+    // Written after the last round, and never written back, whoever may tell which.
+    write(&a, g, owned(&mapping, 2), 2).unwrap();
+    mapping.word(owned(&mapping, 3) + 8).unwrap().fetch_xor(1, Ordering::Relaxed);
+    drop((a, keeper));
+    another_boot(&mapping);
+    let expected = vec![owned(&mapping, 2)..owned(&mapping, 4)];
+    let from_outside = verify_file(&mapping, &mut |_, _| {});
+    assert_eq!((&from_outside.faults, &from_outside.unverifiable), (&vec![], &expected));
+
+    let (keeper, recovery) = Keeper::open(Arc::clone(&mapping)).unwrap();
+    assert_eq!((recovery.rebooted, recovery.unverified_pages), (true, 2));
+    for found in [keeper.verification().run(&mut |_, _| {}), verify_file(&mapping, &mut |_, _| {})] {
+        assert_eq!((&found.faults, &found.unverifiable), (&vec![], &expected));
+    }
+    let states = page_states(&mapping).unwrap();
+    assert_eq!(states.iter().filter(|(_, state)| *state == PageState::Unverifiable).count(), 1);
+}
+
+#[test]
+fn a_check_in_slices_finds_everything_and_says_how_far_it_is() {
+    let (mapping, mut keeper) = region(1500);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let g = a.learn().unwrap();
+    for page in [1, 1400] {
+        write(&a, g, owned(&mapping, page), 1).unwrap();
+    }
+    round(&mut keeper);
+    let mut check = keeper.verification();
+    assert!(check.step());
+    let (checked, total) = check.progress();
+    assert!(checked > 0 && checked < total && total >= 1500 * PAGE, "{checked} of {total}");
+    // A switch between two slices is no fault, nor is what is written meanwhile.
+    switch_to(&mut keeper, a.incarnation());
+    write(&a, a.learn().unwrap(), owned(&mapping, 1450), 1).unwrap();
+    mapping.word(owned(&mapping, 1400) + 8).unwrap().fetch_xor(1, Ordering::Relaxed);
+    // A control record, too.
+    keeper.history().put(1, b"{}").unwrap();
+    let slot = mapping.segment(SegmentKind::History).offset + HISTORY_SLOT;
+    for half in [slot, slot + HISTORY_SLOT / 2] {
+        mapping.word(half + 24).unwrap().fetch_xor(1, Ordering::Relaxed);
+    }
+    let found = check.run(&mut |checked, total| assert!(checked <= total));
+    let words: Vec<_> = found.faults.iter().map(|f| (f.structure.as_str(), f.reason())).collect();
+    assert_eq!(words.len(), 2, "{words:?}");
+    assert_eq!(words[0], (name_of(&mapping, 1400).as_str(), "DIGEST_MISMATCH"));
+    assert_eq!(words[1].1, "REGION_CORRUPT");
+    assert_eq!(found.checked_bytes, total);
+    let from_outside = verify_file(&mapping, &mut |_, _| {});
+    assert_eq!(from_outside.faults, found.faults, "and so does a look from outside");
 }

@@ -11,8 +11,8 @@
 //! **Crash.** Each bound is one word, old or new, and both are true.
 
 use super::KeeperRecord;
+use super::fault::Fault;
 use super::keeper::Keeper;
-use super::verify::Fault;
 use crate::error::Error;
 use crate::inspect;
 use crate::layout::{PAGE, SegmentKind};

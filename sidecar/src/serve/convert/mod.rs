@@ -188,6 +188,10 @@ pub(crate) fn fault(it: &FaultReport) -> v1::Fault {
     }
 }
 
+pub(crate) fn byte_range(it: &std::ops::Range<u64>) -> v1::ByteRange {
+    v1::ByteRange { offset_bytes: it.start, len_bytes: it.end - it.start }
+}
+
 /// Nothing was done, and why.
 pub(crate) fn refusal(region: &str, it: Refusal) -> Failure {
     Failure {

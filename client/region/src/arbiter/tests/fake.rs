@@ -5,8 +5,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::arbiter::ground::{Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice};
-use crate::arbiter::handle::FaultReport;
+use crate::arbiter::ground::{
+    Checks, Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice,
+};
+use crate::arbiter::handle::VerifyReport;
 use crate::arbiter::needs::Present;
 
 /// What the region holds and what goes wrong with it. Outlives its arbiters.
@@ -24,6 +26,8 @@ pub(in crate::arbiter) struct World {
     /// Writers never leave their sections.
     pub(in crate::arbiter) stuck: bool,
     pub(in crate::arbiter) blocked: bool,
+    /// Slices of a check.
+    pub(in crate::arbiter) slices: Option<u64>,
     pub(in crate::arbiter) round_fault: Option<Fault>,
     pub(in crate::arbiter) seats: u64,
     pub(in crate::arbiter) reclaimed: Vec<u64>,
@@ -135,8 +139,26 @@ impl Ground for Fake {
     fn object_counts(&self) -> BTreeMap<String, u64> {
         BTreeMap::from([("cell".into(), 1)])
     }
-    fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Vec<FaultReport> {
-        progress(4096, 4096);
-        Vec::new()
+    fn verification(&self) -> Box<dyn Checks> {
+        Box::new(Slices { world: self.clone(), done: 0 })
+    }
+}
+
+/// A check of as many slices as the world says; without a number it never ends.
+struct Slices {
+    world: Fake,
+    done: u64,
+}
+
+impl Checks for Slices {
+    fn step(&mut self) -> bool {
+        self.done += 1;
+        self.world.world().slices.is_none_or(|slices| self.done < slices)
+    }
+    fn progress(&self) -> (u64, u64) {
+        (4096 * self.done, 4096 * self.world.world().slices.unwrap_or(self.done + 1))
+    }
+    fn report(self: Box<Self>) -> VerifyReport {
+        VerifyReport { checked_bytes: 4096 * self.done, ..VerifyReport::default() }
     }
 }

@@ -112,7 +112,7 @@ fn ownership_goes_to_and_fro_under_writers_and_nothing_is_lost() {
     let done: Vec<_> = writers.into_iter().map(|w| w.join().expect("no panic")).collect();
     let written: u64 = done.iter().map(|(written, _)| written).sum();
     assert_eq!(done[0].1.total(), written, "no increment is lost");
-    let report = Arbiter::ask(super::SOON, |reply| real.arbiter.verify(Box::new(|_, _| ()), reply)).expect("an answer");
+    let report = Arbiter::ask(super::SOON, |reply| real.arbiter.verify(Box::new(|_| true), reply)).expect("an answer");
     assert_eq!(report.expect("nothing runs").faults, []);
 }
 
@@ -212,7 +212,7 @@ fn hostile_bytes_do_not_stop_the_arbiter() {
         if let Ok(record) = &answer {
             assert_eq!(record.outcome == Outcome::Committed, seen.generation > 2, "seed {seed}: {record:?}");
         }
-        let report = Arbiter::ask(super::SOON, |reply| real.arbiter.verify(Box::new(|_, _| ()), reply));
+        let report = Arbiter::ask(super::SOON, |reply| real.arbiter.verify(Box::new(|_| true), reply));
         assert!(report.is_some(), "seed {seed}");
     }
 }

@@ -1,5 +1,6 @@
 //! Verdicts in their order, rollbacks, dry runs, waiting for a target, draining.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::{Region, SOON};
@@ -169,17 +170,81 @@ fn an_instance_is_drained_on_request() {
     assert_eq!(drain(new.name(), true).expect_err("no stream").reason, Reason::Unreachable);
 }
 
+/// What a check tells who asked for it.
+struct Check {
+    told: mpsc::Receiver<VerifyProgress>,
+    verdict: mpsc::Receiver<Result<VerifyReport, Refusal>>,
+}
+
+impl Check {
+    fn of(region: &Region) -> Self {
+        let ((news, told), (answer, verdict)) = (mpsc::channel(), mpsc::channel());
+        let progress = Box::new(move |progress| news.send(progress).is_ok());
+        region.arbiter.verify(progress, Box::new(move |report| drop(answer.send(report))));
+        Self { told, verdict }
+    }
+    fn until(&self, is_so: impl Fn(&VerifyProgress) -> bool) -> VerifyProgress {
+        let end = std::time::Instant::now() + SOON;
+        loop {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            let progress = self.told.recv_timeout(left).expect("news in time");
+            if is_so(&progress) {
+                return progress;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_check_goes_on_between_other_things_and_pauses_while_a_handover_runs() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    // Without a number of slices the first check never ends by itself.
+    let check = Check::of(&region);
+    check.until(|p| p.checked_bytes > 4096);
+    assert_eq!(region.status().state, State::Owned, "others are answered meanwhile");
+    let asked = region.to("2.0.0", options());
+    new.agree(Hook::Prepare);
+    old.called(Hook::Flush);
+    let number = asked.number();
+    let paused = check.until(|p| p.paused_by.is_some());
+    assert_eq!(paused.paused_by, Some(number));
+    assert_eq!(region.abort(None).expect("in time").outcome, Outcome::Aborted);
+    check.until(|p| p.paused_by.is_none() && p.checked_bytes > paused.checked_bytes);
+    // One that nobody waits for any more ends.
+    drop(check.told);
+    assert!(check.verdict.recv_timeout(SOON).is_err(), "its reply is dropped");
+    region.ground.world().slices = Some(3);
+    let report = Check::of(&region).verdict.recv_timeout(SOON).expect("an answer").expect("nothing runs");
+    assert_eq!(report.checked_bytes, 3 * 4096);
+}
+
+#[test]
+fn only_so_many_wait_for_a_check_and_none_is_left_without_an_answer() {
+    let region = Region::new();
+    let checks: Vec<Check> = (0..17).map(|_| Check::of(&region)).collect();
+    let refused = checks[16].verdict.recv_timeout(SOON).expect("an answer").expect_err("too many");
+    assert_eq!(refused.reason, Reason::TableFull);
+    region.arbiter.clone().shutdown();
+    for check in &checks[..16] {
+        let answer = check.verdict.recv_timeout(SOON).expect("an answer");
+        assert_eq!(answer.expect_err("it stops").reason, Reason::ShuttingDown);
+    }
+}
+
 #[test]
 fn verify_and_shutdown_answer() {
     let region = Region::new();
     let old = region.owner("1.0.0");
-    let report = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_, _| ()), reply)).expect("an answer");
+    region.ground.world().slices = Some(1);
+    let report = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_| true), reply)).expect("an answer");
     assert_eq!(report.expect("nothing runs").checked_bytes, 4096);
     let new = region.standby("2.0.0");
     let asked = region.to("2.0.0", options());
     new.agree(Hook::Prepare);
     old.called(Hook::Flush);
-    let busy = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_, _| ()), reply)).expect("an answer");
+    let busy = Arbiter::ask(SOON, |reply| region.arbiter.verify(Box::new(|_| true), reply)).expect("an answer");
     assert_eq!(busy.expect_err("one runs").reason, Reason::HandoverInProgress);
     let arbiter = region.arbiter.clone();
     arbiter.shutdown();
