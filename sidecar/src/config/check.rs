@@ -42,7 +42,10 @@ impl Config {
     pub fn check(&self) -> Vec<Verdict> {
         let server = &self.server;
         let mut out = vec![
-            verdict("server.socket", socket(&server.socket).and_then(|_| socket(&self.descriptor_socket()))),
+            verdict(
+                "server.socket",
+                socket(&server.socket).and_then(|said| socket(&self.descriptor_socket()).map(|_| said)),
+            ),
             verdict("server.grpc_listen", self.grpc_listen()),
             verdict("server.http_listen", listen(&server.http_listen)),
             verdict("server.http_token_file", token(&server.http_token_file)),
@@ -104,7 +107,10 @@ fn socket(path: &Path) -> Result<String, String> {
         }
         Ok(_) => Ok(match UnixStream::connect(path) {
             Ok(_) => format!("{} (a living process listens there: a start is refused while it does)", path.display()),
-            Err(_) => format!("{} (a stale socket, which a start replaces)", path.display()),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                format!("{} (a stale socket, which a start replaces)", path.display())
+            }
+            Err(e) => return Err(format!("{}: cannot tell whether anybody listens: {e}", path.display())),
         }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(path.display().to_string()),
         Err(e) => Err(format!("{}: {e}", path.display())),

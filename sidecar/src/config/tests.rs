@@ -96,3 +96,16 @@ fn the_check_names_every_value_that_forbids_a_start() {
     );
     assert!(matches!(config.checked(), Err(ConfigError::Refused(v)) if v.key == "server.socket"));
 }
+
+#[test]
+fn a_check_tells_a_living_socket_from_a_stale_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.server.socket = dir.path().join("h.sock");
+    config.server.region_dir = dir.path().into();
+    let said = || config.check().into_iter().find(|v| v.key == "server.socket").map(|v| (v.ok, v.message)).unwrap();
+    let living = std::os::unix::net::UnixListener::bind(&config.server.socket).unwrap();
+    assert!(said().0 && said().1.contains("a living process listens there"), "{:?}", said());
+    drop(living);
+    assert!(said().0 && said().1.contains("a stale socket"), "{:?}", said());
+}

@@ -17,13 +17,13 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert;
 use super::descriptors::{Parcel, Ticket, Tickets, reopen};
 use super::grpc_control::{stopped, stopping_failure};
 use super::host::Host;
 use super::hosts::{Hosts, Place, Wish, bad_name};
 use super::peer::{Caller, Peer};
 use super::switch::EventStream;
+use super::{convert, too_large};
 
 /// How long a new stream may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ async fn hello(incoming: &mut Streaming<AttachRequest>) -> Result<Hello, Status>
         Ok(Ok(Some(AttachRequest { message: Some(attach_request::Message::Hello(hello)) }))) => return Ok(hello),
         Ok(Ok(Some(_))) => "another message",
         Ok(Ok(None)) => "the end of the stream",
-        Ok(Err(status)) => return Err(status),
+        Ok(Err(status)) => return Err(too_large::failure(&status).map_or(status, Status::from)),
         Err(_) => "nothing",
     };
     Err(Failure::new(ErrorReason::InvalidField, "an Attach stream begins with Hello")
@@ -221,7 +221,7 @@ fn resume(hello: &Hello) -> Result<Option<(String, String, [u8; 16])>, Failure> 
 }
 
 /// Passes on what the instance says until its stream ends, the arbiter has let it go (it has left, or read nothing for too
-/// long), or the sidecar stops.
+/// long), the region is set aside, or the sidecar stops.
 async fn listen(
     mut incoming: Streaming<AttachRequest>,
     link: Link,
@@ -237,11 +237,24 @@ async fn listen(
                 let _ = out.try_send(Err(stopping_failure().to_status()));
                 return;
             }
+            failure = link.host.set_aside() => {
+                let _ = out.try_send(Err(failure.to_status()));
+                return;
+            }
             _ = &mut let_go => return,
             () = out.closed() => return,
             message = incoming.message() => message,
         };
-        let Ok(Some(message)) = message else { return };
+        let message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => return,
+            Err(status) => {
+                if let Some(failure) = too_large::failure(&status) {
+                    let _ = out.try_send(Err(failure.region(&*link.host.name).to_status()));
+                }
+                return;
+            }
+        };
         if matches!(message.message, Some(attach_request::Message::Hello(_))) {
             let failure = Failure::new(ErrorReason::InvalidField, "Hello comes once").region(&*link.host.name);
             let _ = out.try_send(Err(failure.expected("another message").found("a second Hello").to_status()));

@@ -13,7 +13,7 @@ use heirloom_region::digest::Keeper;
 use heirloom_region::error::Error;
 use heirloom_region::inspect::Catalog;
 use heirloom_region::mapping::Mapping;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::convert;
 use super::journal::Journal;
@@ -32,6 +32,8 @@ pub(crate) struct Host {
     metrics: Arc<Mutex<HandoverMetrics>>,
     catalog: Mutex<Catalog>,
     links: Mutex<Links>,
+    /// Why the region is no longer served, once it is not.
+    aside: watch::Sender<Option<Failure>>,
 }
 
 /// Which stream speaks for an instance now: a resumed one replaces another that has not noticed yet that it is dead.
@@ -70,7 +72,15 @@ impl Host {
             News { journal, metrics: Arc::clone(&metrics), decided, last: newest.into_iter().next(), logged: 0 };
         news.logged = news.last.as_ref().filter(|r| r.is_decided()).map_or(0, |r| r.number);
         arbiter.watch(None, Box::new(move |event| news.hear(event)), Box::new(|_| ()));
-        Ok(Arc::new(Host { name, mapping, arbiter, metrics, catalog: Mutex::default(), links: Mutex::default() }))
+        Ok(Arc::new(Host {
+            name,
+            mapping,
+            arbiter,
+            metrics,
+            catalog: Mutex::default(),
+            links: Mutex::default(),
+            aside: watch::Sender::new(None),
+        }))
     }
 
     /// Asks the arbiter and waits for its answer.
@@ -109,6 +119,21 @@ impl Host {
             None => None,
         };
         Ok(convert::region(&status, last.as_ref()))
+    }
+
+    /// Tells every stream of the region that it is no longer served, and why.
+    pub(crate) fn end_streams(&self, why: Failure) {
+        self.aside.send_replace(Some(why));
+    }
+
+    /// Completes when the region is no longer served.
+    pub(crate) async fn set_aside(&self) -> Failure {
+        let mut aside = self.aside.subscribe();
+        match aside.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_else(|| self.gone()),
+            // The sender is this host's.
+            Err(_) => self.gone(),
+        }
     }
 
     /// A new stream speaks for `instance` from now on.

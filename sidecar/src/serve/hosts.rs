@@ -131,12 +131,7 @@ impl Hosts {
     pub(crate) fn host(&self, name: &str) -> Result<Arc<Host>, Failure> {
         match self.slot(name)? {
             Slot::Serving(host) => Ok(host),
-            Slot::Quarantined(region) => {
-                let fault = region.quarantine_fault.clone().unwrap_or_default();
-                let failure =
-                    Failure::new(ErrorReason::RegionQuarantined, format!("{name} is in quarantine: {}", fault.found));
-                Err(failure.expected(fault.expected).found(fault.found).region(name))
-            }
+            Slot::Quarantined(region) => Err(in_quarantine(name, &region)),
         }
     }
 
@@ -237,7 +232,9 @@ impl Hosts {
     pub(crate) async fn set_aside_the_poisoned(&self) {
         for host in self.serving() {
             if let Some(fault) = host.mapping.poisoned() {
-                self.set_aside(&host.name, &Error::Corrupt(fault));
+                let error = Error::Corrupt(fault);
+                self.set_aside(&host.name, &error);
+                host.end_streams(in_quarantine(&host.name, &quarantined(&host.name, &error)));
                 let arbiter = host.arbiter.clone();
                 let _ = tokio::task::spawn_blocking(move || arbiter.shutdown()).await;
             }
@@ -277,6 +274,13 @@ impl Hosts {
     fn set(&self, name: &str, slot: Slot) {
         self.slots.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), slot);
     }
+}
+
+/// What is told of a region that was set aside.
+fn in_quarantine(name: &str, region: &v1::Region) -> Failure {
+    let fault = region.quarantine_fault.clone().unwrap_or_default();
+    let failure = Failure::new(ErrorReason::RegionQuarantined, format!("{name} is in quarantine: {}", fault.found));
+    failure.expected(fault.expected).found(fault.found).region(name)
 }
 
 /// A resource name of the wrong shape.

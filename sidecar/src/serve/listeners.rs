@@ -15,6 +15,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
+use tower::util::MapResponseLayer;
 
 use super::grpc_control::Control;
 use super::grpc_instance::Instances;
@@ -23,7 +24,7 @@ use super::http_guard::Guard;
 use super::limit::{HTTP_CONNECTIONS_MAX, Limited, paced};
 use super::peer::{AllowList, CertificateGuard, LocalGuard, PeerStream};
 use super::socket::{self, BoundFile};
-use super::{ServeError, tls};
+use super::{ServeError, tls, too_large};
 use crate::config::Config;
 
 /// Dead peers are noticed by HTTP/2 pings.
@@ -52,6 +53,7 @@ impl Starting<'_> {
         let size = self.message_max();
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .layer(MapResponseLayer::new(too_large::named))
             .layer(InterceptorLayer::new(LocalGuard(Arc::new(self.allow.clone()))))
             .add_service(self.control(control))
             .add_service(
@@ -77,6 +79,7 @@ impl Starting<'_> {
             .tls_config(tls)
             .map_err(|e| ended("TLS", &e))?
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .layer(MapResponseLayer::new(too_large::named))
             .layer(InterceptorLayer::new(CertificateGuard))
             .add_service(self.control(control.clone()))
             .add_service(self.health_service())

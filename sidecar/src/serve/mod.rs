@@ -33,6 +33,7 @@ mod run;
 mod socket;
 mod switch;
 pub(crate) mod tls;
+mod too_large;
 mod verify;
 
 use std::io;

@@ -207,6 +207,7 @@ async fn draining_the_only_instance_is_refused_and_the_stop_ends_every_stream() 
     // The data plane goes on: the region is mapped and owned still.
     assert!(owner.process.is_some_and(|p| !p.is_forked_child()));
 }
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_left_hears_it_by_the_end_of_its_stream() {
     let daemon = Daemon::start().await;
@@ -229,13 +230,15 @@ async fn who_has_left_hears_it_by_the_end_of_its_stream() {
 async fn a_region_whose_memory_fails_is_set_aside_while_others_serve() {
     let daemon = Daemon::start().await;
     let _shop = daemon.ready("shop", "1.0.0").await;
-    let _cart = daemon.attach(hello("cart", "1.0.0")).await.unwrap();
+    let cart = daemon.attach(hello("cart", "1.0.0")).await.unwrap();
     until(&daemon, "shop", |r| r.state() == State::Owned).await;
     // What a broken host or a careless hand does; every page behind it is SIGBUS now.
     File::options().write(true).open(daemon.config.server.region_dir.join("cart")).unwrap().set_len(4096).unwrap();
     http(daemon.http(), "GET /metrics/cart", "").await;
     let region = until(&daemon, "cart", |r| r.state() == State::Quarantined).await;
     assert!(region.quarantine_fault.is_some());
+    let end = tokio::time::timeout(SOON, cart.ended).await.expect("its stream ends").unwrap();
+    assert_eq!(failure(end).reason, ErrorReason::RegionQuarantined);
     assert_eq!(until(&daemon, "shop", |_| true).await.state(), State::Owned);
     assert_eq!(http(daemon.http(), "GET /metrics/cart", "").await.json()["reason"], "REGION_QUARANTINED");
 }

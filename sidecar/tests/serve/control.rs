@@ -1,4 +1,6 @@
+use heirloom_proto::v1::attach_request::{self, Hello};
 use heirloom_proto::v1::{self, ErrorReason};
+use heirloom_sidecar::config::ByteCount;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -7,7 +9,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::support::{Daemon, failure};
+use crate::support::{Daemon, SOON, failure, hello};
 
 #[tokio::test]
 async fn it_says_who_it_is() {
@@ -57,6 +59,7 @@ async fn bad_names_and_unknown_things_are_named() {
     assert_eq!(status.code(), Code::NotFound);
     let refused = failure::<()>(Err(status));
     assert_eq!((refused.reason, refused.found.as_deref()), (ErrorReason::RegionNotFound, Some("shop")));
+    assert_eq!(refused.expected.as_deref(), Some("the name of a region; there is none yet"));
     for refused in [
         failure(
             control
@@ -114,4 +117,35 @@ async fn pages_and_sequences_out_of_range_are_refused() {
     let status = control.watch_regions(request).await.map(|_| ()).unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
     assert_eq!(failure::<()>(Err(status)).found.as_deref(), Some("7"));
+}
+
+#[tokio::test]
+async fn a_missing_region_is_answered_with_those_that_there_are() {
+    let daemon = Daemon::start().await;
+    for service in ["cart", "shop"] {
+        daemon.attach(hello(service, "1.0.0")).await.unwrap();
+    }
+    let request = v1::GetRegionRequest { name: "regions/shp".into() };
+    let refused = failure(daemon.control().await.get_region(request).await);
+    assert_eq!((refused.expected.as_deref(), refused.found.as_deref()), (Some("one of cart, shop"), Some("shp")));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_named_with_the_limit() {
+    let daemon = Daemon::with(|config| config.server.message_max = ByteCount(64 << 10)).await;
+    let large = "x".repeat(65 << 10);
+    let request = v1::GetRegionRequest { name: large.clone() };
+    let status = daemon.control().await.get_region(request).await.map(|_| ()).unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let refused = failure::<()>(Err(status));
+    assert_eq!(refused.reason, ErrorReason::MessageTooLarge);
+    assert_eq!(refused.expected.as_deref(), Some("at most 65536 bytes"));
+    assert!(refused.found.as_deref() == Some("66564 bytes"), "{refused:?}");
+    // On a stream, first and later.
+    let refused = failure(daemon.attach(Hello { version: large.clone(), ..hello("shop", "1.0.0") }).await.map(|_| ()));
+    assert_eq!(refused.reason, ErrorReason::MessageTooLarge);
+    let attached = daemon.attach(hello("shop", "1.0.0")).await.unwrap();
+    attached.say(attach_request::Message::Ready(attach_request::Ready { ready: false, message: large })).await;
+    let end = tokio::time::timeout(SOON, attached.ended).await.expect("the stream ends").unwrap();
+    assert_eq!(failure(end).reason, ErrorReason::MessageTooLarge);
 }
