@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cli::helper;
 use crate::host::Host;
+use crate::wait::until;
 
 /// A process attached to a region. Killed, by its id, when dropped.
 #[derive(Debug)]
@@ -158,6 +159,13 @@ impl Instance {
         self.child.wait().expect("wait for the instance");
     }
 
+    /// Waits until somebody else has killed it.
+    ///
+    /// # Panics
+    /// If it lives on.
+    pub fn await_death(&mut self) {
+        until("the instance is dead", || self.child.try_wait().expect("wait for the instance").ok_or("alive"));
+    }
     /// Leaves in order and ends.
     ///
     /// # Panics

@@ -50,8 +50,6 @@ pub mod flag {
     pub const SYMMETRIC: u64 = 1 << 1;
     /// Ready to own.
     pub const READY: u64 = 1 << 2;
-    /// Has left in order.
-    pub const LEFT: u64 = 1 << 3;
     /// On the heap only: the last handle of the instance is gone, which is its death.
     pub const GONE: u64 = 1 << 4;
 }

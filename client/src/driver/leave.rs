@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use heirloom_region::arbiter::FromInstance;
-use heirloom_region::instances::{self, flag};
+use heirloom_region::instances;
 
 use super::{Driver, FAREWELL};
 use crate::hooks::{Call, Flush};
@@ -69,7 +69,7 @@ impl Driver {
         let since = *self.farewell.get_or_insert_with(Instant::now);
         let process = &self.session.process;
         let row = instances::read(process.mapping(), process.row());
-        let released = !matches!(row, Ok(Some(row)) if row.seat.incarnation == process.incarnation() && row.flags & flag::LEFT == 0);
+        let released = !matches!(row, Ok(Some(row)) if row.seat.incarnation == process.incarnation());
         if self.live.is_some() && undrained == 0 && !released && since.elapsed() < FAREWELL {
             return false;
         }

@@ -27,16 +27,34 @@ fn an_owner_with_a_living_forked_child_is_proved_dead_and_the_standby_promoted()
 #[test]
 fn a_stopped_owner_is_not_dead() {
     let host = Host::start();
-    let (old, _new) = host.pair("shop");
-    let before = host.status("shop");
+    let (mut old, mut new) = host.pair("shop");
+    old.tell("write ledger");
+    let generation = host.status("shop")["generation"].clone();
     old.signal(Signal::SIGSTOP);
-    // It cannot answer, so it cannot quiesce by itself: but its threads are outside the gate, and that is all a switch needs.
-    let answer = host.handover("shop", "2.0.0", &["--flush-timeout", "300ms"]);
+    // It cannot say that it has flushed. No deadline deposes it: the handover is taken back.
+    let answer = host.handover("shop", "2.0.0", &["--flush-timeout", "300ms"]).expect("aborted", 4);
+    assert_eq!(answer.word("reason"), "FLUSH_TIMEOUT", "{}", answer.json);
     old.signal(Signal::SIGCONT);
-    assert!(["committed", "aborted"].contains(&answer.word("outcome")), "{}", answer.json);
     let after = host.status("shop");
-    let owner = if answer.word("outcome") == "committed" { "2.0.0" } else { "1.0.0" };
-    assert_eq!(after["owner"]["version"], owner, "never deposed by time alone: {before} {after}");
+    assert_eq!((&after["owner"]["version"], &after["generation"]), (&"1.0.0".into(), &generation), "{after}");
+    old.tell("write ledger");
+    new.tell_refused("write ledger", "NOT_OWNER");
+}
+
+#[test]
+fn force_kills_an_owner_that_does_not_answer_and_loses_no_committed_write() {
+    let host = Host::start();
+    let (mut old, mut new) = host.pair("shop");
+    old.tell("inc hits_total 5");
+    old.tell("write ledger");
+    old.signal(Signal::SIGSTOP);
+    let flags = ["--flush-timeout", "300ms", "--force", "--yes"];
+    let answer = host.handover("shop", "2.0.0", &flags).expect("committed", 0);
+    assert_eq!(answer.json["forced"], true, "{}", answer.json);
+    old.await_death();
+    new.tell("write ledger");
+    assert_eq!(new.tell("read ledger")["value"]["sequence"], 2, "the committed write is kept");
+    assert_eq!(new.number("total hits_total"), 5, "a killed instance's counts are kept");
 }
 
 #[test]
