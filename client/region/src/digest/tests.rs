@@ -215,7 +215,7 @@ fn what_a_reboot_left_is_unverifiable_from_inside_and_from_outside_and_no_fault(
     mapping.word(owned(&mapping, 3) + 8).unwrap().fetch_xor(1, Ordering::Relaxed);
     drop((a, keeper));
     another_boot(&mapping);
-    let expected = vec![owned(&mapping, 2)..owned(&mapping, 4)];
+    let expected = Vec::from_iter([(owned(&mapping, 2), owned(&mapping, 4))].map(|(from, to)| from..to));
     let from_outside = verify_file(&mapping, &mut |_, _| {});
     assert_eq!((&from_outside.faults, &from_outside.unverifiable), (&vec![], &expected));
 

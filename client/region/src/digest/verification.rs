@@ -42,6 +42,9 @@ pub struct Verified {
     pub checked_bytes: u64,
 }
 
+/// A page's CRC in the table, if it has one, and that of its bytes.
+type Mismatch = (Option<u32>, u32);
+
 /// A look at a whole region, under way.
 #[derive(Debug)]
 pub struct Verification {
@@ -49,7 +52,7 @@ pub struct Verification {
     same_boot: bool,
     step: Step,
     done: Verified,
-    corrupt: Vec<(Range<u64>, (Option<u32>, u32))>,
+    corrupt: Vec<(Range<u64>, Mismatch)>,
     unverifiable: Vec<(Range<u64>, ())>,
     total_bytes: u64,
 }
