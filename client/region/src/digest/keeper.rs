@@ -1,26 +1,23 @@
 //! The keeper: the arbiter's exclusive hold on a region, the only one who raises epochs, digests pages and commits.
 //!
-//! **Opening is recovery**, in this order: the hold; thaw; after another boot, the reset; the current superblock; the working
-//! root, summed anew from the page table. Each step may be done twice, so a keeper killed while it opens is no special case.
+//! There is one at a time ([`KeeperHold`]); how it comes to be stands in `open`. What it keeps in its own memory is a copy of what
+//! the region says, so a keeper that dies takes nothing with it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::KeeperRecord;
 use super::marks::{DirtyPages, Tables};
 use super::pages::{self, PAGE_WORDS, PageCopy, PageCrc, Root};
 use super::rounds::Round;
-use super::superblock::{self, Superblock};
-use super::{EPOCH_FIRST, KeeperRecord, totals};
-use crate::error::{Corrupt, Error, Full, Generation};
-use crate::gate::GateWord;
+use super::superblock::Superblock;
+use crate::error::{Error, Generation, NotReady};
 use crate::gate::page::GatePage;
-use crate::gate::word::GENERATION_MAX;
 use crate::history::History;
 use crate::instances::{self, NewInstance, Row, Seat};
 use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
-use crate::os::clock;
-use crate::recover::{self, Boot, DeathProof, KeeperHold};
+use crate::recover::{self, DeathProof, KeeperHold};
 use crate::sync::{AtomicU64, Ordering};
 use std::os::fd::OwnedFd;
 
@@ -30,7 +27,7 @@ const BLACKOUT_WAIT_MAX: Duration = Duration::from_millis(5);
 /// The exclusive right to arbitrate over a region, with all that switching generations needs.
 #[derive(Debug)]
 pub struct Keeper {
-    hold: KeeperHold,
+    pub(super) hold: KeeperHold,
     pub(super) mapping: Arc<Mapping>,
     pub(super) superblock: Superblock,
     pub(super) root: Root,
@@ -41,146 +38,10 @@ pub struct Keeper {
     pub(super) round_pages: [u64; 2],
     /// What one page costs to digest, nanoseconds; a moving average.
     pub(super) page_ns: u64,
-    copy: PageCopy,
-}
-
-/// What opening a region found, and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// The generation that is open now.
-    pub generation: u64,
-    /// The frozen word that was thawed: a freezer had died on the way.
-    pub thawed: Option<GateWord>,
-    /// A superblock above the gate: the candidate of a switch that never committed.
-    pub candidate: bool,
-    /// The host has booted since: all instances are gone, and the generation is a new one.
-    pub rebooted: bool,
-    /// Pages of which a reboot left something that cannot be verified.
-    pub unverified_pages: u64,
+    pub(super) copy: PageCopy,
 }
 
 impl Keeper {
-    /// Takes the region and recovers it.
-    ///
-    /// # Errors
-    /// `NotReady` while another keeper lives; `Corrupt` where gate and superblocks do not fit together; `Denied`, `Io`.
-    pub fn open(mapping: Arc<Mapping>) -> Result<(Keeper, Recovery), Error> {
-        let hold = KeeperHold::take(&mapping)?;
-        let page = GatePage::of(&mapping)?;
-        let mut recovery = Recovery::default();
-        let found = page.load();
-        if page.thaw(found) {
-            recovery.thawed = Some(found);
-        }
-        let page_ns = measure_page_ns();
-        let last_round = KeeperRecord::of(&mapping)?.last_round().load(Ordering::Relaxed);
-        let mut keeper = Keeper {
-            hold,
-            mapping,
-            superblock: Superblock::default(),
-            root: Root::default(),
-            last_round,
-            round: None,
-            round_pages: [u64::MAX; 2],
-            page_ns,
-            copy: PageCopy::new(),
-        };
-        if Boot::of(&keeper.hold)? == Boot::Other {
-            recovery.rebooted = true;
-            recovery.unverified_pages = keeper.reset_after_boot()?;
-        }
-        keeper.adopt_current(&mut recovery)?;
-        keeper.recompute_root()?;
-        Ok((keeper, recovery))
-    }
-
-    fn adopt_current(&mut self, recovery: &mut Recovery) -> Result<(), Error> {
-        let at = self.mapping.segment(SegmentKind::Gate).offset;
-        let word = GatePage::of(&self.mapping)?.load();
-        if word.phase().is_none() {
-            return Err(Corrupt::field("gate phase", at, "1 (open) or 2 (frozen)", word.raw() & 15).into());
-        }
-        let pair = superblock::read(&self.mapping)?;
-        self.superblock = pair.current(word.generation().get())?;
-        recovery.generation = self.superblock.generation;
-        recovery.candidate = pair.highest_generation() > self.superblock.generation;
-        let epoch = GatePage::of(&self.mapping)?.epoch().load(Ordering::Relaxed);
-        if epoch < EPOCH_FIRST || epoch > u64::from(u32::MAX) {
-            let expected = format!("{EPOCH_FIRST}..={}", u32::MAX);
-            return Err(Corrupt::field("page epoch", at + 8, expected, epoch).into());
-        }
-        if self.last_round >= epoch {
-            // With it the next write's mark would count as digested.
-            let expected = format!("below the page epoch {epoch}");
-            return Err(Corrupt::field("last completed round", 0, expected, self.last_round).into());
-        }
-        Ok(())
-    }
-
-    /// After a reboot: nobody lives, and the file is whatever the kernel wrote back. Opens a generation above all that can be
-    /// found, owned by nobody. Returns the number of pages that cannot be verified.
-    fn reset_after_boot(&mut self) -> Result<u64, Error> {
-        let mapping = Arc::clone(&self.mapping);
-        Boot::forget_former(&self.hold)?;
-        let page = GatePage::of(&mapping)?;
-        let pair = superblock::read(&mapping)?;
-        let gate = page.load();
-        let Some(newest) = pair.newest() else {
-            // Without any record there is no telling what the region was.
-            return Err(pair
-                .current(gate.generation().get())
-                .map_or_else(Error::from, |_| unreachable!("none is valid")));
-        };
-        let generation = pair.highest_generation().max(gate.generation().get()) + 1;
-        if generation > GENERATION_MAX {
-            return Err(Full::Table { table: "generations", limit: GENERATION_MAX }.into());
-        }
-        let unverified = self.redigest()?;
-        let tables = Tables::of(&mapping);
-        tables.clear();
-        page.all_dirty().store(0, Ordering::Relaxed);
-        page.slots_used().store(0, Ordering::Relaxed);
-        page.epoch().store(EPOCH_FIRST, Ordering::Relaxed);
-        self.complete_round(0)?;
-        totals::forget(&mapping)?;
-        self.recompute_root()?;
-        let opened = Superblock {
-            sequence: newest.sequence + 1,
-            generation,
-            root_digest: self.root.value(),
-            schema_fingerprint: newest.schema_fingerprint,
-            sealed_unix_ms: clock::unix_ms(),
-            ..Superblock::default()
-        };
-        superblock::write(&mapping, &opened)?;
-        page.word().store(GateWord::open(generation, 0).raw(), Ordering::SeqCst);
-        Boot::adopt(&mapping)?;
-        Ok(unverified)
-    }
-
-    /// Takes the CRC of what every ready page holds; flags those that are not what was digested. Returns how many.
-    fn redigest(&mut self) -> Result<u64, Error> {
-        let mapping = Arc::clone(&self.mapping);
-        let tables = Tables::of(&mapping);
-        let mut unverified = 0;
-        for page in 0..tables.pages {
-            if !tables.is_ready(page) {
-                continue;
-            }
-            let words = mapping.words(tables.offset(page), PAGE_WORDS as u64)?;
-            let entry = table_entry(&mapping, page)?;
-            let old = PageCrc::from_raw(entry.load(Ordering::Relaxed));
-            let crc = self.copy.crc(words, None);
-            let digested = old.crc() == Some(crc) && !old.is_unverified() && tables.mark(page) <= self.last_round;
-            if digested || old == PageCrc::ABSENT && PageCopy::is_zero(words) {
-                continue;
-            }
-            entry.store(PageCrc::unverified(crc).raw(), Ordering::Relaxed);
-            unverified += 1;
-        }
-        Ok(unverified)
-    }
-
     /// Digests ready pages: CRCs into the table, differences into the root. Dirty pages lie anywhere, so what the next ones
     /// need is fetched while one is worked on.
     pub(super) fn digest_pages(&mut self, pages: &[u64]) -> Result<(), Error> {
@@ -296,7 +157,7 @@ impl Keeper {
         match DeathProof::by_lock(&self.mapping, row)? {
             Some(proof) => self.reclaim_proved(proof),
             None if Row::of(&self.mapping, row)?.incarnation().load(Ordering::Acquire) == 0 => Ok(()),
-            None => Err(crate::error::NotReady::Contended { attempts: 1 }.into()),
+            None => Err(NotReady::Contended { attempts: 1 }.into()),
         }
     }
     /// Frees what a proved-dead instance held.
@@ -313,7 +174,7 @@ impl Keeper {
 }
 
 /// The word of the CRC table that belongs to `page`, made ready if it is not.
-fn table_entry(mapping: &Mapping, page: u64) -> Result<&AtomicU64, Error> {
+pub(super) fn table_entry(mapping: &Mapping, page: u64) -> Result<&AtomicU64, Error> {
     let at = mapping.segment(SegmentKind::PageCrcs).offset + 8 * page;
     mapping.ensure(at, 8)?;
     Ok(mapping.word(at)?)
@@ -331,16 +192,4 @@ pub(super) fn table_root(mapping: &Mapping) -> Root {
         }
     }
     root
-}
-
-/// What a page costs here and now; doubled, for pages that are in no cache.
-fn measure_page_ns() -> u64 {
-    const PAGES: u64 = 64;
-    let words: Vec<AtomicU64> = (0..PAGE_WORDS as u64).map(AtomicU64::new).collect();
-    let mut copy = PageCopy::new();
-    let start = Instant::now();
-    let sum = (0..PAGES).fold(0, |sum, _| sum ^ copy.crc(std::hint::black_box(&words), None));
-    std::hint::black_box(sum);
-    let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    (2 * ns / PAGES).max(PAGE / 64)
 }

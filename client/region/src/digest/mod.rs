@@ -1,6 +1,7 @@
 //! The checksummed switch: dirty pages, the digest of the owned area, superblocks, and the one who may change generations.
 //!
-//! - [`keeper`] the arbiter's exclusive hold; [`switch`] its linear way through a switch, freeze → seal → commit
+//! - [`keeper`] the arbiter's exclusive hold, and `open` how it recovers
+//! - [`switch`] its linear way through a switch, freeze → seal → commit
 //! - [`rounds`] digesting while the owner works; `marks` which pages are dirty; [`pages`] their CRCs and the root
 //! - [`superblock`] the record of a generation; [`totals`] lower bounds of counters; [`Verification`] looking for rot
 //!
@@ -18,6 +19,7 @@ mod fault;
 pub mod keeper;
 pub(crate) mod marks;
 mod offline;
+mod open;
 pub mod pages;
 pub mod rounds;
 pub mod superblock;
@@ -30,8 +32,9 @@ pub mod verify;
 pub(crate) mod tests;
 
 pub use fault::Fault;
-pub use keeper::{Keeper, Recovery};
+pub use keeper::Keeper;
 pub use offline::{is_of_this_boot, verify_file};
+pub use open::Recovery;
 pub use pages::PageCrc;
 pub use rounds::RoundStep;
 pub use superblock::Superblock;

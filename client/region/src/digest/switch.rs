@@ -11,6 +11,10 @@
 //! **Crash.** Killed after the freeze: FROZEN(g,a), thawed by anyone. After the seal: the same, with a candidate that the next
 //! one overwrites. After the commit: g+1 stands; the record's last round is older than it could be, which costs reads only.
 
+mod error;
+
+pub use error::{FreezeError, Lost};
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use super::keeper::{Keeper, table_root};
 use super::marks::DirtyPages;
 use super::rounds::raise_epoch;
 use super::superblock::{self, Superblock};
-use crate::error::{Corrupt, Error, Generation};
+use crate::error::Generation;
 use crate::gate::GateWord;
 use crate::gate::freezer::{self, Blocked};
 use crate::gate::page::{FREEZE_BUDGET_MAX, GatePage};
@@ -31,66 +35,6 @@ use crate::sync::Ordering;
 
 /// Pages digested between two looks at the clock.
 const PAGES_PER_LOOK: usize = 64;
-
-/// Why a freeze or a seal did not come about. The gate is open again under the old generation.
-#[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
-pub enum FreezeError {
-    /// The gate was not what this keeper left it as, or somebody thawed it.
-    #[error("the gate is {found}, expected {expected}")]
-    Lost {
-        /// What it had to be.
-        expected: GateWord,
-        /// What it is.
-        found: GateWord,
-    },
-    /// Threads of these rows did not leave their sections in time.
-    #[error("writers of rows {rows:?} did not leave within {budget:?}")]
-    Stuck {
-        /// Rows of the instance table.
-        rows: Vec<u32>,
-        /// The time they had.
-        budget: Duration,
-    },
-    /// More was dirty than could be read in time.
-    #[error("{pages} dirty pages read within {budget:?}, and more are left")]
-    Overrun {
-        /// Read so far.
-        pages: u64,
-        /// The time there was.
-        budget: Duration,
-    },
-    /// The system refused the barrier that some instance relies on.
-    #[error("barrier: {0}")]
-    BarrierFailed(#[source] Error),
-    /// A counter of the format is used up.
-    #[error("{what} are used up: {limit}")]
-    Exhausted {
-        /// Which.
-        what: &'static str,
-        /// Its last value.
-        limit: u64,
-    },
-    /// The region is corrupt, or full.
-    #[error(transparent)]
-    Region(#[from] Error),
-}
-
-impl From<Corrupt> for FreezeError {
-    fn from(why: Corrupt) -> Self {
-        FreezeError::Region(why.into())
-    }
-}
-
-/// A commit that came too late: somebody had thawed the gate. Generation g stands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the gate was thawed: it is {found}, expected {expected}")]
-pub struct Lost {
-    /// What the gate had to be.
-    pub expected: GateWord,
-    /// What it is.
-    pub found: GateWord,
-}
 
 /// Who is to own the next generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

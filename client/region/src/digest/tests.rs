@@ -1,8 +1,11 @@
 //! Switches, rounds and recovery on the heap.
 
+mod damage;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::marks::Tables;
 use super::*;
 use crate::alloc::OwnedAreas;
 use crate::error::{Generation, WriteError};

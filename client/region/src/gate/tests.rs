@@ -1,5 +1,6 @@
-//! The gate under threads of one process; [`processes`] has those of several.
+//! The gate under threads of one process; [`processes`] has those of several, [`frozen`] what happens at a frozen one.
 
+mod frozen;
 mod processes;
 
 use std::sync::Arc;
@@ -102,6 +103,15 @@ pub(super) fn hand_over(keeper: &mut Keeper, owner: u64, nth: u64) -> bool {
     true
 }
 
+/// Says stop when it is dropped, also by a panic: nobody waits for writers that go on for ever.
+struct Stop<'g>(&'g AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn no_write_is_missed_or_comes_after_its_seal_whoever_owns() {
     const WRITERS: u64 = 2;
@@ -116,6 +126,7 @@ fn no_write_is_missed_or_comes_after_its_seal_whoever_owns() {
                 scope.spawn(move || write_until(process, n, || go.load(Ordering::Relaxed)))
             })
             .collect();
+        let stop = Stop(&go);
         let start = Instant::now();
         let mut nth = 0;
         while start.elapsed() < Duration::from_millis(1500) || commits < 20 {
@@ -123,7 +134,7 @@ fn no_write_is_missed_or_comes_after_its_seal_whoever_owns() {
             commits += u64::from(hand_over(&mut keeper, owners[(nth % 2) as usize].incarnation(), nth));
             nth += 1;
         }
-        go.store(false, Ordering::Relaxed);
+        drop(stop);
         for (n, writer) in (0..).zip(writers) {
             assert_eq!(writer.join().unwrap(), counted(&mapping, n), "writer {n}: acknowledged against kept");
         }
@@ -218,82 +229,6 @@ fn a_section_of_the_new_epoch_does_not_hold_up_a_round() {
 }
 
 #[test]
-fn a_frozen_gate_makes_writers_wait_measure_and_thaw() {
-    let (mapping, mut keeper) = region(2);
-    let a = attach(&mut keeper, "v1");
-    switch_to(&mut keeper, a.incarnation());
-    let term = a.learn().unwrap();
-    let budget = Duration::from_millis(30);
-    let frozen = keeper.freeze(budget).unwrap();
-    let word = frozen.word();
-    let sealed = frozen.seal(Next::default()).unwrap();
-    a.set_freeze_wait_max(Duration::ZERO);
-    assert!(matches!(write(&a, term, owned(&mapping, 0), 1), Err(WriteError::Frozen { .. })), "zero means at once");
-    a.set_freeze_wait_max(Duration::from_millis(3));
-    let Err(WriteError::Frozen { waited }) = write(&a, term, owned(&mapping, 0), 1) else { panic!("not frozen") };
-    assert!(waited >= Duration::from_millis(3));
-    assert_eq!(a.gate(), word);
-    a.set_freeze_wait_max(Duration::from_secs(30));
-    // This thread holds the freezer: nobody but the writer itself can open the gate.
-    let start = Instant::now();
-    write(&a, term, owned(&mapping, 0), 1).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!(a.gate(), word.thawed());
-    assert_eq!(sealed.commit().unwrap_err().found, word.thawed());
-    let blackout = keeper.read_blackout(word.attempt()).unwrap();
-    assert!(blackout >= budget && blackout < Duration::from_secs(10), "{blackout:?}");
-    assert_eq!(keeper.read_blackout(word.attempt() + 1), None);
-    assert!(matches!(a.learn(), Ok(g) if g == term));
-}
-
-#[test]
-fn a_watcher_thaws_where_nobody_writes() {
-    let (mapping, mut keeper) = region(1);
-    let a = attach(&mut keeper, "v1");
-    switch_to(&mut keeper, a.incarnation());
-    let frozen = keeper.freeze(Duration::from_millis(10)).unwrap();
-    let word = frozen.word();
-    assert_eq!(a.watch(GateWord::open(2, 1), Duration::from_secs(60)), word, "a change is seen at once");
-    assert_eq!(a.watch(word, Duration::from_secs(60)), word.thawed());
-    assert_eq!(a.watch(word.thawed(), Duration::from_millis(1)), word.thawed(), "and no change in its time");
-    drop(frozen);
-    assert_eq!(gate_word(&mapping).unwrap(), word.thawed());
-}
-
-#[test]
-fn a_budget_from_the_page_is_input() {
-    let (mapping, keeper) = region(1);
-    let page = page::GatePage::of(&mapping).unwrap();
-    let stored = mapping.word(mapping.segment(crate::layout::SegmentKind::Gate).offset + page::field::BUDGET).unwrap();
-    for (ns, expected) in [(0, FREEZE_BUDGET_MAX), (1, FREEZE_BUDGET_MIN), (u64::MAX, FREEZE_BUDGET_MAX)] {
-        stored.store(ns, Ordering::Relaxed);
-        assert_eq!(page.budget(), expected, "{ns} ns");
-    }
-    keeper.set_freeze_budget(Duration::from_millis(40));
-    assert_eq!(page.budget(), Duration::from_millis(80));
-    keeper.set_freeze_budget(Duration::from_secs(9));
-    assert_eq!(page.budget(), FREEZE_BUDGET_MAX);
-}
-
-#[test]
-fn used_up_attempts_and_generations_are_errors() {
-    let (mapping, mut keeper) = region(1);
-    let word = page::GatePage::of(&mapping).unwrap().word();
-    word.store(GateWord::open(1, word::ATTEMPT_MAX).raw(), Ordering::Relaxed);
-    let e = keeper.freeze(BUDGET).unwrap_err();
-    assert_eq!(e.to_string(), format!("freeze attempts are used up: {}", word::ATTEMPT_MAX));
-    word.store(GateWord::frozen(1, 5).raw(), Ordering::Relaxed);
-    let e = keeper.freeze(BUDGET).unwrap_err();
-    assert_eq!(e.to_string(), "the gate is FROZEN(1,5), expected OPEN(1,5)");
-    word.store(GateWord::open(2, 5).raw(), Ordering::Relaxed);
-    drop(keeper);
-    let e = Keeper::open(Arc::clone(&mapping)).unwrap_err();
-    assert!(matches!(&e, Error::Corrupt(why) if why.to_string().contains("superblock generation")), "{e}");
-    word.store(9, Ordering::Relaxed);
-    assert!(Keeper::open(mapping).unwrap_err().to_string().starts_with("gate phase at byte"));
-}
-
-#[test]
 fn an_observer_reads_and_may_not_write() {
     let (mapping, mut keeper) = region(1);
     let observer = Process::observer(Arc::clone(&mapping)).unwrap();
@@ -345,4 +280,28 @@ fn one_thread_writes_to_two_regions_in_turn() {
     let words: Vec<u64> =
         regions.iter().map(|(m, _)| AtomicU64::load(m.word(owned(m, 0)).unwrap(), Ordering::Relaxed)).collect();
     assert_eq!(words, [98, 99]);
+}
+
+#[test]
+fn a_forked_child_is_told_so_and_its_parent_goes_on() {
+    let (mapping, mut keeper) = region(2);
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let (term, at) = (a.learn().unwrap(), owned(&mapping, 0));
+    write(&a, term, at, 1).unwrap();
+    // SAFETY: the child touches mapped memory and its own stack, then exits without unwinding.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // Not `write`, which would panic over what the child cannot read.
+        let refused = matches!(a.enter(term), Err(WriteError::Misuse(Misuse::Forked)));
+        let told = matches!(a.learn(), Err(Error::Misuse(Misuse::Forked))) && a.gate().is_detached();
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(i32::from(!refused) | i32::from(!told) << 1) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 0), "status {status:#x}");
+    write(&a, term, at, 2).unwrap();
+    assert_eq!(switch_to(&mut keeper, 0).frozen_pages, 1);
 }
