@@ -79,8 +79,8 @@ impl<'m> Slots<'m> {
         let _ = self.claim_word(slot).compare_exchange(incarnation, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Clears and frees all slots of an instance that is proved dead (or whose last handle in this process is gone). Only
-    /// the keeper, or the instance itself, may: two recoverers could clear what a new claimant has just announced.
+    /// Clears and frees all slots of an instance that is proved dead. Only the keeper may: two recoverers could clear what a
+    /// new claimant has just announced.
     pub(crate) fn release_all(self, incarnation: u64) {
         for slot in 0..self.used() {
             if self.claim_word(slot).load(Ordering::Acquire) == incarnation {

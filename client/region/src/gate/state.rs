@@ -32,6 +32,8 @@ pub(crate) struct GateState {
     /// The slot of threads beyond the slots; whoever writes through it holds `shared`. None for an observer.
     shared_slot: Option<usize>,
     shared: AtomicBool,
+    /// What this value has claimed and not returned: another one of the same instance may have its own.
+    claimed: Mutex<Vec<usize>>,
     /// The last OPEN word that `learn` has proved to be this process' own; [`NOTHING_LEARNT`] before.
     pub(super) learnt: AtomicU64,
     wait_max_ns: AtomicU64,
@@ -59,6 +61,7 @@ impl GateState {
             gate: NonNull::from(page.word_and_epoch()),
             shared_slot,
             shared: AtomicBool::new(false),
+            claimed: Mutex::new(shared_slot.into_iter().collect()),
             learnt: AtomicU64::new(NOTHING_LEARNT),
             wait_max_ns: AtomicU64::new(WAIT_MAX_DEFAULT.as_nanos() as u64),
             first_seen: Mutex::new((GateWord::DETACHED, Instant::now())),
@@ -129,11 +132,13 @@ impl GateState {
         let slot = slots.claim(self.incarnation()).ok()?;
         // A free slot is idle; whatever else stands in it would be taken for a section of this thread.
         slots.active(slot).store(0, Ordering::Release);
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         Some((slot, slots.active(slot)))
     }
+    /// Returns a slot; its thread is in no section, so the slot is idle.
     pub(super) fn release_slot(&self, slot: usize) {
         if let Ok(slots) = Slots::of(&self.mapping) {
-            slots.active(slot).store(0, Ordering::Release);
+            self.claimed.lock().unwrap_or_else(PoisonError::into_inner).retain(|claimed| *claimed != slot);
             slots.release(slot, self.incarnation());
         }
     }
@@ -163,11 +168,11 @@ impl GateState {
 impl Drop for GateState {
     fn drop(&mut self) {
         // Nobody is left who could write through these slots; in a forked child they are the parent's.
-        if self.incarnation() != 0
-            && !self.mapping.is_forked_child()
+        if !self.mapping.is_forked_child()
             && let Ok(slots) = Slots::of(&self.mapping)
         {
-            slots.release_all(self.incarnation());
+            let claimed = self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner);
+            claimed.iter().for_each(|slot| slots.release(*slot, self.seat.incarnation));
         }
     }
 }
