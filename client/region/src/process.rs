@@ -1,10 +1,10 @@
 //! What one process holds of a region: the mapping, its seat, its proof of life.
 //!
 //! Invariants: a process registers with `membarrier` *before* it publishes that its slots rely on it; its liveness page stays
-//! mapped until the last handle is gone, so a lane or a slot is never leased again while some thread could still write to
-//! it; a forked child has no seat ([`Process::is_forked_child`]).
+//! mapped until the last handle is gone and its slots are returned ([`crate::gate`]), so a lane or a slot is never leased again
+//! while some thread could still write to it; a forked child has no seat ([`Process::is_forked_child`]).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Error, Misuse};
 use crate::gate::state::GateState;
@@ -32,14 +32,14 @@ pub struct Process {
     asymmetric: bool,
     gate: Arc<GateState>,
     objects: Arc<Local>,
-    liveness: Mutex<Option<LivenessPage>>,
 }
 
 impl Process {
     /// Takes the seat that the arbiter gave: proof of life first, then the barrier, then the slot mode.
     ///
     /// # Errors
-    /// `Misuse` for a seat that is not in the table or a missing liveness descriptor, `Io`, `Corrupt`.
+    /// `Misuse` for a seat that is not in the table, or a liveness descriptor that is missing or proves nothing, `Io`,
+    /// `Corrupt`.
     pub fn attach(mapping: Arc<Mapping>, seat: Seat, liveness: Option<OwnedFd>) -> Result<Arc<Self>, Error> {
         mapping.check_writable()?;
         let row = instances::read(&mapping, seat.row)?;
@@ -53,11 +53,20 @@ impl Process {
             return Err(Misuse::Argument { what: "liveness descriptor", found }.into());
         }
         let held = liveness.map(LivenessPage::hold).transpose()?;
+        if held.is_some() && instances::is_dead(&mapping, seat.row)? {
+            let found = format!("one that does not hold the byte of row {}", seat.row);
+            return Err(Misuse::Argument { what: "liveness descriptor", found }.into());
+        }
         let asymmetric = membarrier::register();
         let mode = if asymmetric { flag::ASYMMETRIC } else { flag::SYMMETRIC };
         // After the registration: a freezer that reads "asymmetric" may rely on its barrier reaching us.
         Row::of(&mapping, seat.row)?.flags().fetch_or(mode, Ordering::SeqCst);
-        Ok(Arc::new(Self::new(mapping, seat, asymmetric, held)?))
+        let process = Self::new(Arc::clone(&mapping), seat, asymmetric, held);
+        if process.is_err() && mapping.fd().is_none() {
+            // No slot was free. On a file the lock went with the page; on the heap a flag says that nobody sits here.
+            Row::of(&mapping, seat.row)?.flags().fetch_or(flag::GONE, Ordering::Release);
+        }
+        Ok(Arc::new(process?))
     }
 
     /// A process without a seat: it reads, and has neither slots nor lanes.
@@ -70,9 +79,9 @@ impl Process {
 
     fn new(mapping: Arc<Mapping>, seat: Seat, asymmetric: bool, liveness: Option<LivenessPage>) -> Result<Self, Error> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let gate = GateState::new(&mapping, id, seat, asymmetric)?;
+        let gate = GateState::new(&mapping, id, seat, asymmetric, liveness)?;
         let objects = Arc::default();
-        Ok(Self { mapping, seat, id, asymmetric, gate, objects, liveness: Mutex::new(liveness) })
+        Ok(Self { mapping, seat, id, asymmetric, gate, objects })
     }
 
     /// Its side of the gate.
@@ -126,22 +135,7 @@ impl Process {
     /// Gives up the proof of life, as the kernel does when a process dies: whoever looks finds this instance dead, and frees
     /// what it held. Only for instances that share one process (embedded mode), whose handles are not used any more.
     pub fn abandon(&self) {
-        if self.is_forked_child() {
-            return;
-        }
-        drop(self.liveness.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // On the heap there is no lock; a flag says the same.
-        if self.mapping.fd().is_none()
-            && let Ok(row) = Row::of(&self.mapping, self.seat.row)
-            && row.incarnation().load(Ordering::Acquire) == self.seat.incarnation
-        {
-            row.flags().fetch_or(flag::GONE, Ordering::Release);
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.abandon();
+        // As at a death: who is in a section stays so until the keeper clears the slot.
+        self.gate.give_up(false);
     }
 }

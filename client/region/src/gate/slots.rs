@@ -82,7 +82,8 @@ impl<'m> Slots<'m> {
     /// Clears and frees all slots of an instance that is proved dead. Only the keeper may: two recoverers could clear what a
     /// new claimant has just announced.
     pub(crate) fn release_all(self, incarnation: u64) {
-        for slot in 0..self.used() {
+        // All of them: one killed right after its claim has not raised `used`, and nobody else would find that claim.
+        for slot in 0..self.len() {
             if self.claim_word(slot).load(Ordering::Acquire) == incarnation {
                 self.active(slot).store(0, Ordering::Release);
                 self.release(slot, incarnation);
@@ -92,7 +93,7 @@ impl<'m> Slots<'m> {
 
     /// How many slots are claimed.
     pub(crate) fn claimed(self) -> u64 {
-        (0..self.used()).filter(|slot| self.claim_word(*slot).load(Ordering::Relaxed) != 0).count() as u64
+        (0..self.len()).filter(|slot| self.claim_word(*slot).load(Ordering::Relaxed) != 0).count() as u64
     }
 
     /// Waits until no slot is in a section that `blocks`, or `deadline` is over; `Err` holds the incarnations that are.

@@ -1,4 +1,9 @@
-//! What a process keeps of the gate: where its words are, the word that it has learnt, and since when it sees it frozen.
+//! What a process keeps of the gate: where its words are, the word that it has learnt, since when it sees it frozen, and the
+//! proof of life that its slots hang on.
+//!
+//! **Invariant:** nobody touches a slot of this process after its proof of life is given up: from then on a keeper may clear
+//! the slot and another instance claim it, and a late `active = 0` would hide that instance's section from a freezer. So the
+//! liveness page lies here, beside the slots; it goes after them, and whoever claims or returns a slot holds its lock.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +14,9 @@ use super::page::GatePage;
 use super::slots::Slots;
 use super::word::GateWord;
 use crate::error::{Error, Misuse};
-use crate::instances::Seat;
+use crate::instances::{Row, Seat, flag};
 use crate::mapping::Mapping;
+use crate::os::liveness::LivenessPage;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// How long a write waits at a frozen gate unless the service says otherwise: more than any freeze may last.
@@ -32,13 +38,21 @@ pub(crate) struct GateState {
     /// The slot of threads beyond the slots; whoever writes through it holds `shared`. None for an observer.
     shared_slot: Option<usize>,
     shared: AtomicBool,
-    /// What this value has claimed and not returned: another one of the same instance may have its own.
-    claimed: Mutex<Vec<usize>>,
     /// The last OPEN word that `learn` has proved to be this process' own; [`NOTHING_LEARNT`] before.
     pub(super) learnt: AtomicU64,
     wait_max_ns: AtomicU64,
     first_seen: Mutex<(GateWord, Instant)>,
     marker: Marker,
+    life: Mutex<Life>,
+}
+
+/// The proof of life, until it is given up.
+#[derive(Debug)]
+struct Life {
+    page: Option<LivenessPage>,
+    over: bool,
+    /// What this value has claimed and not returned: another one of the same instance may have its own.
+    claimed: Vec<usize>,
 }
 
 // SAFETY: the pointers are to atomics in the mapping that the value keeps alive.
@@ -48,8 +62,14 @@ unsafe impl Sync for GateState {}
 
 impl GateState {
     /// For the process in `seat` (an observer's incarnation is 0), whose slots rely on the freezer's barrier if `asymmetric`.
-    pub(crate) fn new(mapping: &Arc<Mapping>, id: u64, seat: Seat, asymmetric: bool) -> Result<Arc<Self>, Error> {
-        let page = GatePage::of(mapping)?;
+    pub(crate) fn new(
+        mapping: &Arc<Mapping>,
+        id: u64,
+        seat: Seat,
+        asymmetric: bool,
+        page: Option<LivenessPage>,
+    ) -> Result<Arc<Self>, Error> {
+        let gate = GatePage::of(mapping)?;
         let shared_slot = match seat.incarnation {
             0 => None,
             incarnation => Some(Slots::of(mapping)?.claim(incarnation)?),
@@ -58,14 +78,14 @@ impl GateState {
             id,
             seat,
             asymmetric,
-            gate: NonNull::from(page.word_and_epoch()),
+            gate: NonNull::from(gate.word_and_epoch()),
             shared_slot,
             shared: AtomicBool::new(false),
-            claimed: Mutex::new(shared_slot.into_iter().collect()),
             learnt: AtomicU64::new(NOTHING_LEARNT),
             wait_max_ns: AtomicU64::new(WAIT_MAX_DEFAULT.as_nanos() as u64),
             first_seen: Mutex::new((GateWord::DETACHED, Instant::now())),
             marker: Marker::new(mapping),
+            life: Mutex::new(Life { page, over: false, claimed: shared_slot.into_iter().collect() }),
             mapping: Arc::clone(mapping),
         }))
     }
@@ -123,24 +143,65 @@ impl GateState {
         first.1.elapsed()
     }
 
+    /// Gives up the proof of life, once; `slots_too` if nobody can be in a section any more.
+    pub(crate) fn give_up(&self, slots_too: bool) {
+        // In a forked child slots and life are the parent's, and the lock may be held for ever.
+        if self.incarnation() == 0 || self.mapping.is_forked_child() {
+            return;
+        }
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut life.over, true) {
+            return;
+        }
+        if let (true, Ok(slots)) = (slots_too, Slots::of(&self.mapping)) {
+            for slot in std::mem::take(&mut life.claimed) {
+                slots.active(slot).store(0, Ordering::Release);
+                slots.release(slot, self.incarnation());
+            }
+        }
+        drop(life.page.take());
+        // On the heap there is no lock; a flag says the same.
+        if self.mapping.fd().is_none()
+            && let Ok(row) = Row::of(&self.mapping, self.seat.row)
+            && row.incarnation().load(Ordering::Acquire) == self.seat.incarnation
+        {
+            row.flags().fetch_or(flag::GONE, Ordering::Release);
+        }
+    }
+
     /// Claims a slot for the calling thread, if one is free.
     pub(super) fn claim_slot(&self) -> Option<(usize, &AtomicU64)> {
         if self.mapping.is_forked_child() || self.incarnation() == 0 {
+            return None;
+        }
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if life.over {
             return None;
         }
         let slots = Slots::of(&self.mapping).ok()?;
         let slot = slots.claim(self.incarnation()).ok()?;
         // A free slot is idle; whatever else stands in it would be taken for a section of this thread.
         slots.active(slot).store(0, Ordering::Release);
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        life.claimed.push(slot);
         Some((slot, slots.active(slot)))
     }
-    /// Returns a slot; its thread is in no section, so the slot is idle.
+    /// Returns the slot of a thread that ends.
     pub(super) fn release_slot(&self, slot: usize) {
-        if let Ok(slots) = Slots::of(&self.mapping) {
-            self.claimed.lock().unwrap_or_else(PoisonError::into_inner).retain(|claimed| *claimed != slot);
+        if self.mapping.is_forked_child() {
+            return;
+        }
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (false, Ok(slots)) = (life.over, Slots::of(&self.mapping))
+            // A section that somebody keeps in a thread-local of their own, or has forgotten, is open: its slot goes to nobody.
+            && slots.active(slot).load(Ordering::Relaxed) == 0
+        {
+            life.claimed.retain(|claimed| *claimed != slot);
             slots.release(slot, self.incarnation());
         }
+    }
+    /// Whether the proof of life was given up. "No" while somebody is about to.
+    pub(super) fn is_over(&self) -> bool {
+        self.life.try_lock().is_ok_and(|life| life.over)
     }
     /// The slot for threads that have none. Only for one who has [`lock_shared`](Self::lock_shared)ed it.
     pub(super) fn shared_slot(&self) -> Result<&AtomicU64, Misuse> {
@@ -167,12 +228,7 @@ impl GateState {
 
 impl Drop for GateState {
     fn drop(&mut self) {
-        // Nobody is left who could write through these slots; in a forked child they are the parent's.
-        if !self.mapping.is_forked_child()
-            && let Ok(slots) = Slots::of(&self.mapping)
-        {
-            let claimed = self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner);
-            claimed.iter().for_each(|slot| slots.release(*slot, self.seat.incarnation));
-        }
+        // Nobody is left who could write through these slots. They go first: see the module.
+        self.give_up(true);
     }
 }

@@ -1,6 +1,8 @@
-//! The gate under threads of one process; [`processes`] has those of several, [`frozen`] what happens at a frozen one.
+//! The gate under threads of one process; [`processes`] has those of several, [`frozen`] what happens at a frozen
+//! one, [`lives`] what becomes of the slots of those who are gone.
 
 mod frozen;
+mod lives;
 mod processes;
 
 use std::sync::Arc;

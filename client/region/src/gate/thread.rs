@@ -93,8 +93,11 @@ impl Drop for Held {
 /// Whether the thread is in a section, of whatever region: one of its slots is busy, or it has locked a shared one.
 pub(super) fn in_section() -> bool {
     let in_own = HELD.try_with(|held| {
-        held.0.borrow().iter().any(|slot| {
-            let Some(_alive) = slot.state.upgrade() else { return false };
+        // Busy only in a signal handler that interrupts `take_slot`, which no section does.
+        let Ok(held) = held.0.try_borrow() else { return false };
+        held.iter().any(|slot| {
+            // Where life was given up the slot may be another's by now.
+            let Some(_alive) = slot.state.upgrade().filter(|state| !state.is_over()) else { return false };
             // SAFETY: the state is alive, so its mapping is, and the slot lies in it.
             unsafe { &*slot.active }.load(Ordering::Relaxed) != 0
         })
@@ -110,8 +113,8 @@ pub(super) fn take_slot(state: &Arc<GateState>) -> bool {
         return false;
     }
     let found = HELD.try_with(|held| {
-        // Claimed again only by this thread, and no code of others runs in between.
-        let mut held = held.0.borrow_mut();
+        // A signal handler that interrupts this very look-up takes the shared slot.
+        let mut held = held.0.try_borrow_mut().ok()?;
         held.retain(|slot| slot.state.strong_count() > 0);
         if let Some(slot) = held.iter().find(|slot| slot.process == state.id()) {
             return Some(slot.active);

@@ -51,6 +51,8 @@ impl<'p> Wait<'p> {
         }
         let (waited, limit) = (self.waited(), self.state.wait_max());
         if waited >= limit {
+            // Who gives up has not seen how long the gate stays closed; a wait cut short would pass for a short blackout.
+            self.frozen = None;
             return Err(WriteError::Frozen { waited });
         }
         if thaw_if_due(self.state, word, self.slept) || spin(self.state, word, limit - waited) {

@@ -135,6 +135,11 @@ impl Process {
 #[inline(always)]
 fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generation) -> Result<u32, GateWord> {
     let learnt = state.learnt.load(Ordering::Relaxed);
+    if learnt >> 32 != generation.get() {
+        // A term that this process does not hold is never announced: a freezer that reads another generation in a slot could
+        // take it for idle without having seen the Release store that ended the section before.
+        return Err(state.load());
+    }
     let announced = announcement(generation.get(), epoch);
     let (word, epoch) = if state.asymmetric() {
         slot.store(announced, Ordering::Relaxed);
@@ -149,7 +154,7 @@ fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generat
         (word, state.epoch().load(Ordering::SeqCst))
     };
     // What was never learnt equals no gate, nor what a forked child sees of it.
-    if word == learnt && word >> 32 == generation.get() {
+    if word == learnt {
         return Ok(epoch as u32);
     }
     slot.store(0, Ordering::Release);

@@ -17,6 +17,8 @@ fn a_frozen_gate_makes_writers_wait_measure_and_thaw() {
     a.set_freeze_wait_max(Duration::from_millis(3));
     let Err(WriteError::Frozen { waited }) = write(&a, term, owned(&mapping, 0), 1) else { panic!("not frozen") };
     assert!(waited >= Duration::from_millis(3));
+    let row = crate::instances::Row::of(&mapping, a.row()).unwrap();
+    assert_eq!(blackout_of(row.blackout().load(Ordering::Relaxed), word.attempt()), None, "nobody saw how long it is");
     assert_eq!(a.gate(), word);
     a.set_freeze_wait_max(Duration::from_secs(30));
     // This thread holds the freezer: nobody but the writer itself can open the gate.
