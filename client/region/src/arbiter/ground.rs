@@ -43,6 +43,8 @@ pub(crate) struct Sealed {
     pub(crate) owner: u64,
     pub(crate) root_digest: u64,
     pub(crate) unix_ms: u64,
+    /// No switch opened this generation: the reset after a reboot did.
+    pub(crate) reset: bool,
 }
 
 /// A row of the instance table.
@@ -148,6 +150,11 @@ pub(crate) trait Ground: Send {
     /// The longest wait that a writer measured at this attempt.
     fn blackout(&self, attempt: u64) -> Option<Duration>;
     fn rows(&self) -> Vec<Row>;
+    /// Whether the process with this pid has the region mapped: a pid that a row names is input, and is neither believed in as
+    /// proof of anything nor sent a signal before.
+    fn is_mapped_by(&self, _pid: u32) -> bool {
+        true
+    }
     fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault>;
     /// Whether the row's liveness lock proves its death.
     fn is_dead(&self, row: u32) -> bool;

@@ -143,10 +143,12 @@ impl Journal {
     pub(crate) fn close_running(&mut self, ground: &mut dyn Ground, now_ms: u64) -> Vec<u64> {
         let sealed = ground.sealed();
         let open: Vec<u64> = self.iter().filter(|r| !r.is_decided()).map(|r| r.number).collect();
+        // A reset takes the generation after all that gate and superblocks name: the one before it is the switch's.
+        let newest = sealed.generation.saturating_sub(sealed.reset.into());
         for &number in &open {
             self.edit(number, |record| {
                 // One switch at a time: if the generation moved on, this is the one that moved it.
-                if sealed.generation > record.previous_generation {
+                if newest > record.previous_generation {
                     record.outcome = Outcome::Committed;
                     record.phase = Phase::Drain;
                     record.generation = record.previous_generation.saturating_add(1);

@@ -42,6 +42,7 @@ impl Ground for Keeper {
             owner: current.owner_incarnation,
             root_digest: current.root_digest,
             unix_ms: current.sealed_unix_ms,
+            reset: current.opened_by_reset(),
         }
     }
 
@@ -116,6 +117,11 @@ impl Ground for Keeper {
         rows.filter_map(|row| row.inspect_err(|fault| tracing::error!("instance table: {fault}")).ok())
             .map(row)
             .collect()
+    }
+
+    fn is_mapped_by(&self, pid: u32) -> bool {
+        // On the heap everyone who is attached is this process.
+        self.mapping().fd().is_none() || crate::os::boot::has_mapped(pid, self.mapping().identity())
     }
 
     fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault> {

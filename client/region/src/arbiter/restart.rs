@@ -122,7 +122,9 @@ impl Runner {
         let owned = if owns { generation } else { self.journal.iter().rev().find_map(owned_in).unwrap_or(0) };
         let mut session = Session::new(row, owned);
         if row.pid != 0 && row.start_ticks != 0 {
-            session.pidfd = crate::os::pidfd::open_started_at(row.pid, row.start_ticks).ok();
+            // Opened first: what is then seen to map the region is that very process, or it is dead.
+            let opened = crate::os::pidfd::open_started_at(row.pid, row.start_ticks).ok();
+            session.pidfd = opened.filter(|_| self.ground.is_mapped_by(row.pid));
         }
         if owns {
             self.last_owner = Some(session.at.clone());

@@ -48,12 +48,18 @@ impl Runner {
         let (source, target) = (source.unwrap_or_default(), target.unwrap_or_default());
         asked.rolls_back = Some(undo.number);
         asked.target = Target::Instance(source.instance.clone());
-        if let Some(by) = undo.rolled_back_by.and_then(|by| self.journal.get(by)) {
-            let already = Record { outcome: Outcome::Already, ..by.clone() };
-            return self.done(asked, already);
+        let owner = self.machine.living();
+        if let Some(by) = undo.rolled_back_by.and_then(|by| self.journal.get(by)).cloned() {
+            if owner == Some(source.incarnation) {
+                return self.done(asked, Record { outcome: Outcome::Already, ..by });
+            }
+            // It was, but that did not last: to say "already" would name an owner who is none.
+            let found = owner.and_then(|id| self.reference(id)).map_or("nobody".into(), |o| o.instance);
+            let words = format!("handover {} was rolled back by {}, and {found} owns since", undo.number, by.number);
+            let refusal = Refusal::new(Reason::NothingToRollBack, words).compare(source.instance, found);
+            return (asked.reply)(Err(refusal.about(undo.number)));
         }
         let mut verdict = judge(&self.view(), &asked.target, asked.options.expected_generation);
-        let owner = self.machine.living();
         if matches!(verdict, Verdict::Go(_) | Verdict::NotYet(_)) && owner != Some(target.incarnation) {
             let found = owner.and_then(|id| self.reference(id)).map_or("nobody".into(), |o| o.instance);
             let words = format!("{}, the target of handover {}, owns no more", target.instance, undo.number);

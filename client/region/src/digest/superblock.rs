@@ -52,6 +52,11 @@ impl Superblock {
         (self.sequence & 1) as usize
     }
 
+    /// Whether the reset after a reboot opened this generation: the only one, but the first, that no freeze attempt opened.
+    pub fn opened_by_reset(&self) -> bool {
+        self.generation > 1 && self.attempt == 0 && self.owner_incarnation == 0
+    }
+
     /// The words of a page that holds this record.
     pub fn encode(&self) -> [u64; SUPERBLOCK_WORDS] {
         let mut words = [0; SUPERBLOCK_WORDS];

@@ -41,6 +41,19 @@ pub fn start_ticks(pid: u32) -> Result<u64, Error> {
     })
 }
 
+/// Whether the process with this pid (in our own namespace) has the file with this device and inode mapped. No, where we may
+/// not look.
+pub fn has_mapped(pid: u32, (device, inode): (u64, u64)) -> bool {
+    let Ok(maps) = std::fs::read(format!("/proc/{pid}/maps")) else { return false };
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let wanted = (format!("{major:02x}:{minor:02x}"), inode.to_string());
+    maps.split(|b| *b == b'\n').any(|line| {
+        // address, permissions, offset, device, inode, path; the path may hold anything.
+        let mut fields = line.split(|b| *b == b' ').filter(|field| !field.is_empty()).skip(3);
+        (fields.next(), fields.next()) == (Some(wanted.0.as_bytes()), Some(wanted.1.as_bytes()))
+    })
+}
+
 /// Field 22 of `stat`; the second one, the command, is in parentheses and may hold anything.
 fn parse_start(stat: &[u8]) -> Option<u64> {
     let after = stat.iter().rposition(|b| *b == b')')? + 1;
@@ -67,5 +80,18 @@ mod tests {
         assert_eq!(start_ticks(std::process::id()).unwrap(), start_ticks(std::process::id()).unwrap());
         assert!(start_ticks(u32::MAX).is_err());
         assert_eq!(parse_uuid("not a uuid"), None);
+    }
+
+    #[test]
+    fn who_maps_a_file_is_told_from_who_does_not() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let spec = crate::layout::RegionSpec::new("r", 4 << 20);
+        let mapping = crate::mapping::Mapping::create_file(dir.path(), &spec).unwrap();
+        let (file, me) = (mapping.identity(), std::process::id());
+        assert!(has_mapped(me, file));
+        assert!(!has_mapped(me, (file.0, file.1 ^ 1 << 40)) && !has_mapped(me, (file.0 + 1, file.1)));
+        assert!(!has_mapped(u32::MAX, file));
+        drop(mapping);
+        assert!(!has_mapped(me, file));
     }
 }

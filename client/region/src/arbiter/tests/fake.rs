@@ -84,7 +84,7 @@ impl Ground for Fake {
         let mut world = self.world();
         let generation = world.sealed.generation + 1;
         let root_digest = 0xd1_9e57 + generation;
-        world.sealed = Sealed { generation, owner, root_digest, unix_ms: 1 };
+        world.sealed = Sealed { generation, owner, root_digest, unix_ms: 1, reset: false };
         let closed = Duration::from_micros(58);
         Ok(Closed { generation, attempt: 1, root_digest, frozen_pages: 41, closed })
     }

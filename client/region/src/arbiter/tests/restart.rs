@@ -74,6 +74,32 @@ fn a_crash_after_the_commit_is_told_as_committed() {
 }
 
 #[test]
+fn a_switch_that_a_reboot_cut_short_is_not_told_as_committed() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let asked = region.to("2.0.0", SwitchOptions::default());
+    let number = asked.number();
+    new.agree(Hook::Prepare);
+    let (ground, policy) = (region.ground.clone(), region.policy.clone());
+    drop((region, old, new));
+    {
+        let mut world = ground.world();
+        world.rows.clear();
+        let generation = world.sealed.generation + 1;
+        (world.sealed.generation, world.sealed.owner, world.sealed.reset) = (generation, 0, true);
+        let running = world.history.get(&number).expect("a record").clone();
+        let mut running: Record = serde_json::from_slice(&running).expect("json");
+        (running.outcome, running.reason, running.end_unix_ms) = (Outcome::Running, None, None);
+        world.history.insert(number, serde_json::to_vec(&running).expect("json"));
+    }
+    let region = Region::over(ground, policy);
+    let closed = region.record(number);
+    assert_eq!((closed.outcome, closed.reason), (Outcome::Aborted, Some(Reason::SidecarRestarted)));
+    assert_eq!(closed.generation, closed.previous_generation);
+}
+
+#[test]
 fn those_who_died_meanwhile_are_reclaimed_and_replaced() {
     let region = Region::new();
     let old = region.owner("1.0.0");

@@ -112,6 +112,11 @@ fn a_rollback_names_what_it_undoes_and_may_be_repeated() {
         assert_eq!((again.outcome, again.number), (Outcome::Already, rollback.number));
     }
     assert_eq!(region.status().owner.expect("an owner").incarnation, old.id());
+    new.ready();
+    let forth = region.hand_over(&old, &new);
+    let stale = region.rollback(Some(handover.number), options()).refusal();
+    assert_eq!((stale.reason, stale.handover), (Reason::NothingToRollBack, Some(handover.number)), "{}", stale.message);
+    assert_eq!(region.status().generation, forth.generation, "the newer one owns, and nothing says otherwise");
 }
 
 #[test]
