@@ -96,6 +96,27 @@ pub(crate) fn lane_words_used(mapping: &Mapping) -> u64 {
     word(mapping, Word::LaneWords).map_or(0, |w| w.load(Ordering::Acquire).min(LANE_WORDS_MAX))
 }
 
+/// Puts a bump pointer above what is referred to, `end` from the start of its area; only while nobody is attached. After a
+/// reboot the word may be older than the entries: it would give out again what they hold.
+pub(crate) fn raise(mapping: &Mapping, used: Used) -> Result<(), Error> {
+    let raise = |which, end: u64| word(mapping, which).map(|w| _ = w.fetch_max(end, Ordering::Relaxed));
+    raise(Word::SharedArena, used.shared_arena)?;
+    raise(Word::LaneWords, used.lane_words)?;
+    raise(Word::GaugeWords, used.gauges)?;
+    raise(Word::OwnedArena, used.owned_arena)?;
+    raise(Word::Series, used.series)
+}
+
+/// How far each area is referred to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) shared_arena: u64,
+    pub(crate) lane_words: u64,
+    pub(crate) gauges: u64,
+    pub(crate) owned_arena: u64,
+    pub(crate) series: u64,
+}
+
 /// How many series there are. May be short by those whose creators were killed in the act.
 pub(crate) fn series(mapping: &Mapping) -> Result<&AtomicU64, Error> {
     word(mapping, Word::Series)

@@ -196,13 +196,25 @@ impl<'m> Directory<'m> {
     /// # Errors
     /// [`Corrupt`].
     pub(crate) fn read(&self, slot: u64) -> Result<(Decoded, u64), Corrupt> {
+        self.read_words(slot).map(|(decoded, words)| (decoded, words[1]))
+    }
+
+    /// The entry that a slot refers to, and its length in bytes.
+    ///
+    /// # Errors
+    /// [`Corrupt`].
+    pub(crate) fn read_with_len(&self, slot: u64) -> Result<(Decoded, u64), Corrupt> {
+        self.read_words(slot).map(|(decoded, words)| (decoded, words.len() as u64 * 8))
+    }
+
+    fn read_words(&self, slot: u64) -> Result<(Decoded, Vec<u64>), Corrupt> {
         let offset = self.offset(slot);
         let first = self.mapping.words(offset, 1)?[0].load(Ordering::Relaxed);
         let len = entry::len_words(first, offset)?;
         let mut words = Vec::with_capacity(len);
         words.extend(self.mapping.words(offset, len as u64)?.iter().map(|w| w.load(Ordering::Relaxed)));
         // Word 0 was read twice; decoding trusts the copy alone.
-        Ok((entry::decode(&words, offset)?, words[1]))
+        Ok((entry::decode(&words, offset)?, words))
     }
 
     /// Where the entry that a slot refers to lies in the region.

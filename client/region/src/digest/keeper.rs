@@ -36,6 +36,8 @@ pub struct Keeper {
     pub(super) round: Option<Round>,
     /// Pages that the last two rounds digested.
     pub(super) round_pages: [u64; 2],
+    /// Pages that the last round saw marked anew, and left as they were.
+    pub(super) round_skipped: u64,
     /// What one page costs to digest, nanoseconds; a moving average.
     pub(super) page_ns: u64,
     pub(super) copy: PageCopy,
@@ -105,11 +107,14 @@ impl Keeper {
     }
     /// As [`dirty_pages`](Self::dirty_pages), right after a round, for deciding whether to freeze. After a round of few pages,
     /// which was over in a fraction of a millisecond, it is taken to have shrunk as that round did, without looking: the owner
-    /// writes meanwhile, and a look takes as long as half a round.
+    /// writes meanwhile, and a look takes as long as half a round. What the round itself passed over is dirty, and counts: an
+    /// owner that rewrites its pages faster than they are read leaves rounds with little to do, and much to freeze for.
     pub fn left_pages(&self) -> u64 {
         const FEW_PAGES: u64 = 256;
         match self.round_pages {
-            [before, last] if last <= FEW_PAGES => last * last.min(before) / before.max(1),
+            [before, last] if last <= FEW_PAGES && self.round_skipped <= FEW_PAGES => {
+                (last * last.min(before) / before.max(1)).max(self.round_skipped)
+            }
             _ => self.dirty_pages(),
         }
     }

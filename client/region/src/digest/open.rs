@@ -18,6 +18,7 @@ use crate::gate::page::GatePage;
 use crate::gate::word::GENERATION_MAX;
 use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
+use crate::objects::settle::settle_after_reboot;
 use crate::os::clock;
 use crate::recover::{Boot, KeeperHold};
 use crate::sync::{AtomicU64, Ordering};
@@ -60,6 +61,7 @@ impl Keeper {
             last_round,
             round: None,
             round_pages: [u64::MAX; 2],
+            round_skipped: 0,
             page_ns,
             copy: PageCopy::new(),
         };
@@ -100,6 +102,7 @@ impl Keeper {
     fn reset_after_boot(&mut self) -> Result<u64, Error> {
         let mapping = Arc::clone(&self.mapping);
         Boot::forget_former(&self.hold)?;
+        settle_after_reboot(&mapping)?;
         let page = GatePage::of(&mapping)?;
         let pair = superblock::read(&mapping)?;
         let gate = page.load();

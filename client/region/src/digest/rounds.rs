@@ -31,6 +31,8 @@ pub(super) struct Round {
     graced: bool,
     next: u64,
     pages: u64,
+    /// Seen dirty, and marked anew already: left for the next round.
+    skipped: u64,
 }
 
 /// How far a round came.
@@ -59,7 +61,7 @@ impl Keeper {
         self.round = None;
         let epoch = raise_epoch(GatePage::of(&self.mapping)?)?;
         freezer::barrier(&self.mapping)?;
-        self.round = Some(Round { epoch, graced: false, next: 0, pages: 0 });
+        self.round = Some(Round { epoch, graced: false, next: 0, pages: 0, skipped: 0 });
         Ok(())
     }
 
@@ -93,6 +95,8 @@ impl Keeper {
             if mark < round.epoch {
                 batch.push(page);
                 digested += 1;
+            } else {
+                round.skipped += 1;
             }
             if batch.len() == BATCH_PAGES {
                 self.digest_pages(&batch)?;
@@ -107,6 +111,7 @@ impl Keeper {
             return Ok(RoundStep::More);
         }
         (self.round, self.round_pages) = (None, [self.round_pages[1], round.pages]);
+        self.round_skipped = round.skipped;
         self.complete_round(round.epoch - 1)?;
         Ok(RoundStep::Done { pages: round.pages })
     }

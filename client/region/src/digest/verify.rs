@@ -101,7 +101,7 @@ fn page_state(
         return Ok(PageState::Dirty);
     }
     let entry = mapping.word(mapping.segment(SegmentKind::PageCrcs).offset + 8 * page);
-    let entry = entry.map_or(PageCrc::ABSENT, |word| PageCrc::from_raw(word.load(Ordering::Relaxed)));
+    let entry = entry.map_or(PageCrc::ABSENT, |word| PageCrc::from_raw(word.load(Ordering::Acquire)));
     if entry.is_unverified() {
         return Ok(PageState::Unverifiable);
     }

@@ -154,6 +154,11 @@ impl Cell {
         if self.process.is_forked_child() {
             return Err(Misuse::Forked.into());
         }
+        if parts.len() as u64 > value::PARTS_MAX {
+            // No reader takes more.
+            let found = format!("{}, at most {}", parts.len(), value::PARTS_MAX);
+            return Err(Misuse::Argument { what: "parts of a cell's value", found }.into());
+        }
         let len_bytes = value::len_bytes(parts);
         if len_bytes > self.inner.bytes_max {
             let (name, limit_bytes) = (self.inner.name.clone(), self.inner.bytes_max);
@@ -228,6 +233,16 @@ pub(crate) fn header_of(mapping: &Mapping, entry: &Entry) -> Result<u64, Corrupt
         return Ok(at);
     }
     Err(Corrupt::field("cell's header", 0, "an offset in the owned area", at))
+}
+
+/// What the cell of an entry has taken of the owned arena: its header and its buffers, each with its length in bytes.
+pub(crate) fn taken_by(mapping: &Mapping, entry: &Entry) -> Vec<(u64, u64)> {
+    let Ok(at) = header_of(mapping, entry) else { return Vec::new() };
+    let Ok(header) = mapping.words(at, HEADER_WORDS) else { return Vec::new() };
+    let buffers = (0..4).map(|version| (version, Buffer::load(header, version)));
+    let placed = buffers.filter(|(version, buffer)| buffer.is_placed(mapping, at, *version));
+    let placed = placed.map(|(_, buffer)| (buffer.offset, u64::from(buffer.capacity)));
+    std::iter::once((at, HEADER_WORDS * 8)).chain(placed).collect()
 }
 
 /// Reads the cell whose header lies at `at`; see the module for why the value is whole.

@@ -12,6 +12,7 @@ pub mod lane;
 mod local;
 mod open;
 pub mod reclaim;
+pub(crate) mod settle;
 pub mod updown;
 
 pub use cell::{Cell, CellSpec, CellValue, Part, Stamp, open_cell};

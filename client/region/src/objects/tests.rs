@@ -1,11 +1,9 @@
 //! What the objects promise, tried hard: races, deaths, full regions, damaged bytes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::*;
 use crate::digest::Keeper;
-use crate::digest::switch::Next;
 use crate::instances::{self, NewInstance};
 use crate::layout::RegionSpec;
 use crate::mapping::Mapping;
@@ -33,9 +31,7 @@ fn attach(mapping: &Arc<Mapping>) -> Arc<Process> {
 
 /// Gives the region to `owner`. The commit compares the root with a full recomputation, so no page was left unmarked.
 fn switch_to(keeper: &mut Keeper, owner: u64) {
-    let next = Next { owner_incarnation: owner, schema_fingerprint: 0 };
-    let switched = keeper.freeze(Duration::from_millis(500)).unwrap().seal(next).unwrap().commit().unwrap();
-    assert_eq!(switched.recomputed_root, Some(switched.root_digest));
+    crate::digest::tests::switch_to(keeper, owner);
 }
 
 fn desc(name: &str) -> MetricDesc<'_> {

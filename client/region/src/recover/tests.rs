@@ -112,3 +112,52 @@ fn counts_of_the_dead_stay_and_their_shares_go() {
     }
     assert_eq!(instances::rows(&mapping).count(), 1);
 }
+
+#[test]
+fn a_descriptor_that_proves_nothing_seats_nobody() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mapping = region(&dir);
+    let (seat, lock) = instances::seat(&mapping, &NewInstance::default()).unwrap();
+    let bare = std::fs::File::open(dir.path().join("r")).unwrap();
+    drop(lock);
+    let start = std::time::Instant::now();
+    while !instances::is_dead(&mapping, seat.row).unwrap() && start.elapsed().as_secs() < 20 {
+        std::thread::yield_now();
+    }
+    let e = Process::attach(mapping.clone(), seat, Some(bare.into())).unwrap_err();
+    assert!(e.to_string().contains("liveness descriptor"), "{e}");
+}
+
+#[test]
+fn what_entries_hold_is_not_given_out_again_after_a_reboot() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mapping = region(&dir);
+    let desc = |name| MetricDesc { name, help: "", unit: "", labels: &[] };
+    let open_one = |keeper: &mut crate::digest::Keeper, name| {
+        let (seat, lock) = keeper.seat(&NewInstance::default()).unwrap();
+        let process = Process::attach(mapping.clone(), seat, lock).unwrap();
+        open_counter(&process, &desc(name)).unwrap()
+    };
+    let (mut keeper, _) = crate::digest::Keeper::open(mapping.clone()).unwrap();
+    let before = open_one(&mut keeper, "before_total");
+    before.add(5);
+    drop((before, keeper));
+    // What a reboot leaves: nobody's locks, another boot's id, and the page of the bump pointers as it was long ago.
+    let former = [5u8; 16];
+    mapping.copy_in(mapping.control(control::BOOT), &former).unwrap();
+    record_word(&mapping, 2).store(crc32(&former).into(), Ordering::Release);
+    let bumps = mapping.words(mapping.control(control::OBJECTS), 40).unwrap();
+    bumps.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    let start = std::time::Instant::now();
+    let (mut keeper, recovery) = loop {
+        match crate::digest::Keeper::open(mapping.clone()) {
+            Ok(opened) => break opened,
+            Err(e) => assert!(start.elapsed().as_secs() < 20, "{e}"),
+        }
+    };
+    assert!(recovery.rebooted);
+    let after = open_one(&mut keeper, "after_total");
+    after.add(1);
+    let again = open_one(&mut keeper, "before_total");
+    assert_eq!((after.total(), again.total()), (1, 5), "each has its own word");
+}

@@ -11,7 +11,7 @@ use crate::error::{Corrupt, Generation};
 /// Largest value that a cell can have.
 pub(super) const BYTES_MAX: u64 = 1 << 30;
 /// Most parts of one value.
-const PARTS_MAX: u64 = 64;
+pub(super) const PARTS_MAX: u64 = 64;
 
 /// One encoding of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
