@@ -77,6 +77,11 @@ impl Stage {
 
 /// Plays the part that `words` name.
 pub(crate) fn play(words: &[String]) {
+    if let [part, words @ ..] = words
+        && part == "member"
+    {
+        return crate::member::play(words);
+    }
     let [part, path, numbers @ ..] = words else { panic!("expected a part and a region, found {words:?}") };
     let number = |word: &String| word.parse().unwrap_or_else(|_| panic!("expected a number, found {word:?}"));
     let numbers: Vec<u64> = numbers.iter().map(number).collect();

@@ -4,9 +4,10 @@
 //! cargo bench -p heirloom-tests                          every row, about five minutes
 //! cargo bench -p heirloom-tests -- counter blackout      only parts whose name contains one of these words
 //! cargo bench -p heirloom-tests -- --quick               fewer rounds; the figures are rougher
+//! chrt -f 1 cargo bench -p heirloom-tests                on a machine that does other things too, as root
 //! ```
 //!
-//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `takeover`, `blackout`. What is compared is measured
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `takeover`, `blackout`, `sidecar`. What is compared is measured
 //! in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides alike
 //! ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
 //!
@@ -19,12 +20,14 @@ mod counters;
 mod ground;
 mod machine;
 mod measure;
+mod member;
 mod memory;
 mod mmap;
 mod scrape;
 mod storm;
 mod table;
 mod takeover;
+mod through_sidecar;
 
 use measure::Effort;
 use table::Table;
@@ -38,7 +41,7 @@ fn main() {
     let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let mut table = Table::default();
     type Part = (&'static str, fn(&mut Table, Effort));
-    let parts: [Part; 8] = [
+    let parts: [Part; 9] = [
         ("counter", counters::counter),
         ("histogram", counters::histogram),
         ("gauge", counters::gauge),
@@ -47,6 +50,7 @@ fn main() {
         ("memory", memory::memory),
         ("takeover", takeover::takeover),
         ("blackout", blackout::blackout),
+        ("sidecar", through_sidecar::sidecar),
     ];
     println!("{}", machine::facts());
     for (name, measure) in parts {
