@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Nothing outside READY extents is touched. A hole of a full tmpfs is SIGBUS even for a reader, so every access is
-//!   checked against the ready bitmap, and [`Mapping::ensure`] makes an extent ready before its first use.
+//!   checked against the ready bitmap, and `Mapping::ensure` makes an extent ready before its first use.
 //! - An extent of OWNED is ready only if the marks and page CRCs that describe it are: `ensure` takes those first.
 //! - No reference to plain memory leaves this module: shared bytes are words of [`AtomicU64`] or [`AtomicU32`].
 //! - The kept descriptor is CLOEXEC and holds no lock.

@@ -9,7 +9,7 @@
 //! each step may be done twice.
 //!
 //! **Another boot**: all incarnations are dead. Slots, leases and rows are cleared, then the caller opens a new generation,
-//! and [`Boot::adopt`] stores the boot's id last. Killed before that, the next start does it all again and only skips a
+//! and `Boot::adopt` stores the boot's id last. Killed before that, the next start does it all again and only skips a
 //! generation.
 
 use std::os::fd::BorrowedFd;
