@@ -253,8 +253,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Cell<T> {
         let parts = inner.format.encode(&inner.name, &old.value)?;
         match self.write(term, &parts, Some(old.stamp))? {
             true => Ok(result),
-            // Only a writer of this generation and outside this process's turns could have come between; there is none.
-            false => Err(NotReady::Contended { attempts: 1 }.into()),
+            // The next owner came between: the stamp was compared before the gate could say that this term is over. Only a
+            // writer of this generation and outside this process's turns could have done so otherwise; there is none.
+            false => Err(term.over().map_or_else(|| NotReady::Contended { attempts: 1 }.into(), Error::from)),
         }
     }
     /// Replaces the value if it still has this stamp; `Ok(false)` if not.

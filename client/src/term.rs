@@ -121,6 +121,16 @@ impl Term {
         }
     }
 
+    /// The error of a write that found this term's end by other means than the gate; none while it goes on.
+    #[cold]
+    pub(crate) fn over(&self) -> Option<WriteError> {
+        let session = &self.unit.session;
+        session.refresh();
+        let (term, current) = (self.unit.generation, session.generation());
+        let fenced = Fenced { term, current, owns_again: false, nothing_written: false };
+        (current != term).then(|| self.explain(fenced))
+    }
+
     #[cold]
     fn explain(&self, mut fenced: Fenced) -> WriteError {
         let session = &self.unit.session;
