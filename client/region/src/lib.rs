@@ -22,4 +22,5 @@ pub mod objects;
 pub mod os;
 pub mod process;
 pub mod recover;
+pub mod series;
 pub mod sync;
