@@ -271,7 +271,7 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Cell<T> {
     fn write(&self, term: &Term, parts: &[Part], expect: Option<Stamp>) -> Result<bool, WriteError> {
         let inner = &*self.inner;
         let expect = expect.map(|stamp| stamp.0);
-        let written = term.write(&inner.session, |generation| inner.raw.write(generation, parts, expect))?;
+        let written = term.write_if(&inner.session, |generation| inner.raw.write(generation, parts, expect))?;
         Ok(written.is_some())
     }
 

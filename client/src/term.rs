@@ -92,11 +92,21 @@ impl Term {
 
     /// Makes one owned write on an object of `home`: checks whose term it is, and says in the error what the caller may do.
     #[inline]
-    pub(crate) fn write<R>(
+    pub(crate) fn write(
         &self,
         home: &Arc<Session>,
-        write: impl FnOnce(Generation) -> Result<R, WriteError>,
-    ) -> Result<R, WriteError> {
+        write: impl FnOnce(Generation) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        self.write_if(home, |generation| write(generation).map(Some)).map(drop)
+    }
+
+    /// As [`write`](Self::write), for one that compares first: `Ok(None)` has written nothing.
+    #[inline]
+    pub(crate) fn write_if<R>(
+        &self,
+        home: &Arc<Session>,
+        write: impl FnOnce(Generation) -> Result<Option<R>, WriteError>,
+    ) -> Result<Option<R>, WriteError> {
         let unit = &*self.unit;
         if !Arc::ptr_eq(&unit.session, home) {
             return Err(self.foreign(home));
@@ -111,7 +121,7 @@ impl Term {
         }
         match write(unit.generation) {
             Ok(done) => {
-                if !unit.wrote.load(Ordering::Relaxed) {
+                if done.is_some() && !unit.wrote.load(Ordering::Relaxed) {
                     unit.wrote.store(true, Ordering::Relaxed);
                 }
                 Ok(done)

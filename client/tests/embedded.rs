@@ -157,6 +157,26 @@ async fn prepare_refuses_and_a_panic_is_a_veto() -> Result {
 }
 
 /// No executor at all, and a death instead of a handover.
+/// A compare that failed has written nothing: the unit of work may be done again elsewhere.
+#[tokio::test]
+async fn a_write_that_lost_its_compare_is_none() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let (mut v1, cart) = version(&arbiter, "v1", Hooks::new()).await?;
+    let (_v2, _) = version(&arbiter, "v2", Hooks::new()).await?;
+    let (compares, writes) = (term(&mut v1).await, v1.region().term()?);
+    let unborn = cart.load_versioned()?.stamp;
+    cart.set(&writes, &vec!["tea".into()])?;
+    assert!(!cart.compare_set(&compares, unborn, &vec![])?, "another stamp");
+    arbiter.handover("v2").await?;
+    for (unit, nothing_written) in [(compares, true), (writes, false)] {
+        match cart.set(&unit, &vec![]) {
+            Err(WriteError::Fenced(f)) => assert_eq!(f.nothing_written, nothing_written),
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_standby_inherits() -> Result {
     let arbiter = Embedded::new("shop")?;

@@ -65,11 +65,21 @@ impl ErrorReason {
 
     /// The exit code for this reason; `phase` is the phase that the handover had reached, if there was one.
     ///
-    /// A veto, a time-out or a death in phase PREPARE changed nothing (3); later the handover was aborted (4).
+    /// What a handover that has begun can end with, a veto say, or a full table, changed nothing in phase PREPARE (3); later
+    /// the handover was aborted (4).
     pub fn exit_code(self, phase: Option<Phase>) -> u8 {
         use ErrorReason as R;
         match self {
-            R::Vetoed | R::PrepareTimeout | R::TargetDied => match phase {
+            R::Vetoed
+            | R::PrepareTimeout
+            | R::TargetDied
+            | R::TargetNotReady
+            | R::SchemaUnreadable
+            | R::KindMismatch
+            | R::ForceUnavailable
+            | R::RegionFull
+            | R::TableFull
+            | R::ValueTooLarge => match phase {
                 None | Some(Phase::Unspecified | Phase::Prepare) => exit::REFUSED,
                 Some(_) => exit::ABORTED,
             },

@@ -106,7 +106,6 @@ impl Error {
             Error::Denied(_) => "CALLER_DENIED",
             Error::Misuse(Misuse::Name { .. }) => "INVALID_NAME",
             Error::Misuse(Misuse::Argument { .. }) => "INVALID_FIELD",
-            Error::Misuse(Misuse::Listener { .. }) => "LISTENER_MISMATCH",
             Error::Misuse(_) => "MISUSE",
             Error::Io { .. } => "IO",
         }
@@ -444,7 +443,7 @@ pub enum Misuse {
     /// A name that Prometheus' data model or Heirloom's does not allow.
     #[error("{what} {found:?}: {rule}")]
     Name {
-        /// Region, metric, label, object, listener.
+        /// Region, metric, label, object.
         what: &'static str,
         /// The name.
         found: String,
@@ -478,16 +477,6 @@ pub enum Misuse {
     /// A forked child used its parent's attachment.
     #[error("forked: attach anew in the child")]
     Forked,
-    /// The name is open with another address or type.
-    #[error("listener {name}: kept for {found}, asked for {expected}")]
-    Listener {
-        /// Its name.
-        name: String,
-        /// Asked for.
-        expected: String,
-        /// Kept.
-        found: String,
-    },
     /// A global recorder is installed already.
     #[error("a metrics recorder is installed already")]
     RecorderInstalled,

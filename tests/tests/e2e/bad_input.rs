@@ -254,6 +254,7 @@ fn more_instances_than_seats() {
     let (_old, _new) = host.pair("shop");
     let refused = heirloom_tests::instance::Instance::refused(&host, "shop", "3.0.0", &[]);
     assert_eq!(refused["reason"], "TABLE_FULL", "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|words| words.contains("instances full: 2")), "{refused}");
     host.handover("shop", "2.0.0", &[]).expect("committed", 0);
 }
 

@@ -10,21 +10,35 @@ use std::time::Duration;
 use super::handle::VerifyReport;
 use super::needs::Present;
 use super::reason::Reason;
+use crate::error::{Error, Full};
 
 /// Something that the ground could not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) reason: Reason,
     pub(crate) message: String,
+    /// Its limit, where it is one that is reached.
+    pub(crate) limit: Option<u64>,
 }
 
-impl From<crate::error::Error> for Fault {
-    fn from(error: crate::error::Error) -> Self {
+impl Fault {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), limit: None }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
         let reason = match Reason::from_word(error.reason()) {
             Reason::Unspecified => Reason::Io,
             reason => reason,
         };
-        Self { reason, message: error.to_string() }
+        let limit = match &error {
+            Error::Full(Full::Table { limit, .. }) => Some(*limit),
+            Error::Full(Full::Region { limit_bytes, .. } | Full::Value { limit_bytes, .. }) => Some(*limit_bytes),
+            _ => None,
+        };
+        Self { reason, message: error.to_string(), limit }
     }
 }
 

@@ -57,7 +57,10 @@ impl Runner {
 
     fn seat(&mut self, hello: &Hello) -> Result<(Id, Welcome), Refusal> {
         let label = hello.version.as_str();
-        let refused = |fault: Fault| Refusal::new(fault.reason, fault.message);
+        let refused = |fault: Fault| Refusal {
+            expected: fault.limit.map(|limit| limit.to_string()),
+            ..Refusal::new(fault.reason, fault.message)
+        };
         crate::name::version(label).map_err(|e| refused(Error::from(e).into()))?;
         let random = |e: Error| refused(e.into());
         let token = crate::os::random_bytes::<16>().map_err(random)?;

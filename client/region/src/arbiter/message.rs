@@ -167,6 +167,16 @@ pub enum Target {
     Version(String),
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Any => f.write_str("any standby"),
+            Target::Instance(name) => write!(f, "instance {name}"),
+            Target::Version(version) => write!(f, "version {version}"),
+        }
+    }
+}
+
 /// Options of a switch. None means what the region's policy says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchOptions {

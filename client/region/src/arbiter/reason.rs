@@ -19,8 +19,6 @@ words! {
         InstanceNotFound = "INSTANCE_NOT_FOUND",
         /// No such handover is remembered, or none is running.
         HandoverNotFound = "HANDOVER_NOT_FOUND",
-        /// No such setting.
-        SettingNotFound = "SETTING_NOT_FOUND",
         /// The target is not ready to own.
         TargetNotReady = "TARGET_NOT_READY",
         /// Several instances fit.
@@ -39,16 +37,10 @@ words! {
         BucketsMismatch = "BUCKETS_MISMATCH",
         /// The abort came after the commit point.
         AlreadyCommitted = "ALREADY_COMMITTED",
-        /// An instance refused the setting.
-        SettingRejected = "SETTING_REJECTED",
         /// Nobody would take over from the owner.
         OwnerWouldVacate = "OWNER_WOULD_VACATE",
-        /// A listener's address differs.
-        ListenerMismatch = "LISTENER_MISMATCH",
         /// The kernel does not let the arbiter kill the owner and prove its death.
         ForceUnavailable = "FORCE_UNAVAILABLE",
-        /// The target writes what the old version cannot read.
-        OneWaySchema = "ONE_WAY_SCHEMA",
         /// Compare-and-swap on the generation failed.
         GenerationMismatch = "GENERATION_MISMATCH",
         /// Another handover is under way.
@@ -106,12 +98,17 @@ impl Reason {
     /// `None`: it never began.
     pub fn is_refusal(self, phase: Option<Phase>) -> bool {
         use Reason::*;
-        let early = matches!(phase, None | Some(Phase::Unspecified | Phase::Prepare));
-        early
-            && !matches!(
-                self,
-                PrecopyNotConverging | FlushTimeout | FreezeTimeout | OwnerDied | AbortRequested | SidecarRestarted
-            )
+        match self {
+            PrecopyNotConverging | FlushTimeout | FreezeTimeout | OwnerDied | AbortRequested | SidecarRestarted => {
+                false
+            }
+            // What a switch that has begun can end with, too.
+            TargetNotReady | TargetDied | Vetoed | PrepareTimeout | SchemaUnreadable | KindMismatch
+            | ForceUnavailable | RegionFull | TableFull | ValueTooLarge | RegionCorrupt | DigestMismatch
+            | RegionQuarantined | Io | Unspecified => matches!(phase, None | Some(Phase::Unspecified | Phase::Prepare)),
+            // About the request alone, however far the handover that it speaks of has come.
+            _ => true,
+        }
     }
 
     /// The command line's exit code: 2 usage, 3 refused, 4 aborted, 5 no sidecar, 6 corrupt, 1 anything else.
@@ -170,6 +167,8 @@ mod tests {
         assert_eq!(Reason::TargetDied.exit_code(None), 3);
         assert_eq!(Reason::AbortRequested.exit_code(Some(Phase::Prepare)), 4);
         assert_eq!(Reason::GenerationMismatch.exit_code(None), 3);
+        assert_eq!(Reason::TableFull.exit_code(Some(Phase::Freeze)), 4);
+        assert_eq!(Reason::AlreadyCommitted.exit_code(Some(Phase::Drain)), 3, "the abort was refused");
         assert_eq!(Reason::OwnerCrashLoop.exit_code(None), 3);
         assert_eq!(Reason::RegionCorrupt.exit_code(Some(Phase::Seal)), 6);
         assert_eq!(Reason::InvalidField.exit_code(None), 2);

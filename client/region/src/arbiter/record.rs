@@ -151,6 +151,8 @@ pub struct Record {
     pub rolls_back: Option<u64>,
     /// As the caller gave it; empty if it gave none.
     pub request_id: String,
+    /// What the request with that id asked for: the same id never stands for anything else.
+    pub asked: String,
     /// As the caller gave it.
     pub note: String,
     /// Who asked: `uid:1000`, a certificate's subject, or the arbiter itself.

@@ -137,7 +137,7 @@ impl Ground for Keeper {
             Some(found) if found.seat == seat => Ok((row(found), liveness)),
             _ => {
                 let message = format!("row {} does not hold who was just seated in it", seat.row);
-                Err(Fault { reason: Reason::RegionCorrupt, message })
+                Err(Fault::new(Reason::RegionCorrupt, message))
             }
         }
     }
@@ -228,12 +228,8 @@ impl From<FreezeError> for NotClosed {
     fn from(error: FreezeError) -> Self {
         match error {
             FreezeError::Region(error) => NotClosed::Failed(error.into()),
-            FreezeError::Exhausted { .. } => {
-                NotClosed::Failed(Fault { reason: Reason::TableFull, message: error.to_string() })
-            }
-            FreezeError::BarrierFailed(_) => {
-                NotClosed::Failed(Fault { reason: Reason::Io, message: error.to_string() })
-            }
+            FreezeError::Exhausted { .. } => NotClosed::Failed(Fault::new(Reason::TableFull, error.to_string())),
+            FreezeError::BarrierFailed(_) => NotClosed::Failed(Fault::new(Reason::Io, error.to_string())),
             writers => NotClosed::Writers(writers.to_string()),
         }
     }

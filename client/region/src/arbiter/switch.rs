@@ -20,6 +20,8 @@ pub(super) struct Asked {
     pub(super) target: Target,
     pub(super) options: SwitchOptions,
     pub(super) caller: String,
+    /// Verb and target in words, to be compared with those of an earlier request of the same id.
+    pub(super) words: String,
     pub(super) rolls_back: Option<u64>,
     pub(super) observer: Observer,
     pub(super) reply: Reply<Result<Record, Refusal>>,
@@ -137,6 +139,10 @@ impl Runner {
             generation,
             rolls_back: asked.as_ref().and_then(|a| a.rolls_back),
             request_id: options.request_id.clone(),
+            asked: asked
+                .as_ref()
+                .filter(|_| !options.request_id.is_empty())
+                .map_or_else(String::new, |a| a.words.clone()),
             note: options.note.clone(),
             caller,
             create_unix_ms: unix_ms(),

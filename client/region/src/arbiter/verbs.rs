@@ -25,7 +25,8 @@ impl Runner {
         reply: Reply<Result<Record, Refusal>>,
     ) {
         let SwitchRequest { target, options } = request;
-        let asked = Asked { target, options, caller, rolls_back: None, observer, reply, refusal: None };
+        let words = format!("handover to {target}");
+        let asked = Asked { target, options, caller, words, rolls_back: None, observer, reply, refusal: None };
         let Some(asked) = self.admit(asked) else { return };
         let verdict = judge(&self.view(), &asked.target, asked.options.expected_generation);
         self.answer(verdict, asked);
@@ -39,7 +40,9 @@ impl Runner {
         reply: Reply<Result<Record, Refusal>>,
     ) {
         let RollbackRequest { handover, options } = request;
-        let asked = Asked { target: Target::Any, options, caller, rolls_back: None, observer, reply, refusal: None };
+        let words = handover.map_or("rollback of the last handover".into(), |n| format!("rollback of handover {n}"));
+        let target = Target::Any;
+        let asked = Asked { target, options, caller, words, rolls_back: None, observer, reply, refusal: None };
         let Some(mut asked) = self.admit(asked) else { return };
         let (undo, source, target) = match self.journal.to_undo(handover) {
             Ok(record) => (record.clone(), record.source.clone(), record.target.clone()),
@@ -73,6 +76,7 @@ impl Runner {
     fn admit(&mut self, mut asked: Asked) -> Option<Asked> {
         clip(&mut asked.options.note, NOTE_MAX);
         clip(&mut asked.caller, 128);
+        clip(&mut asked.words, 128);
         let options = &asked.options;
         let odd = |c: char| !(c.is_ascii_alphanumeric() || "-_.:/".contains(c));
         let refusal = if options.request_id.len() > REQUEST_ID_MAX || options.request_id.contains(odd) {
@@ -92,6 +96,13 @@ impl Runner {
             return None;
         }
         if let Some(known) = self.journal.by_request(&options.request_id) {
+            // Records of releases before this one do not say what was asked for.
+            if !known.asked.is_empty() && known.asked != asked.words {
+                let words = format!("request_id {} stands for another request: {}", known.request_id, known.asked);
+                let refusal = Refusal::new(Reason::InvalidField, words).compare(&known.asked, &asked.words);
+                (asked.reply)(Err(refusal.about(known.number)));
+                return None;
+            }
             self.feed.follow(known, asked.observer, unix_ms());
             match &mut self.active {
                 Some(active) if active.number == known.number => active.replies.push(asked.reply),

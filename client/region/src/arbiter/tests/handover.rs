@@ -131,6 +131,8 @@ fn every_deadline_aborts_and_none_forces() {
     let asked = region.to("2.0.0", SwitchOptions { precopy_timeout: ms(20), ..SwitchOptions::default() });
     new.agree(Hook::Prepare);
     expect(&asked, Reason::PrecopyNotConverging, Phase::Precopy);
+    // What is left is partly an estimate, and said to be one.
+    assert_eq!(region.history()[0].message, "about 5000 pages are left after the last round");
     region.ground.world().always_dirty = None;
 
     let asked = region.to("2.0.0", SwitchOptions { flush_timeout: ms(20), ..SwitchOptions::default() });
@@ -230,7 +232,7 @@ fn corrupt_bytes_end_a_handover_and_nothing_else() {
     let _old = region.owner("1.0.0");
     let new = region.standby("2.0.0");
     let message = "page 3: crc".to_owned();
-    region.ground.world().round_fault = Some(Fault { reason: Reason::RegionCorrupt, message });
+    region.ground.world().round_fault = Some(Fault::new(Reason::RegionCorrupt, message));
     let asked = region.to("2.0.0", SwitchOptions::default());
     new.agree(Hook::Prepare);
     let record = asked.record();

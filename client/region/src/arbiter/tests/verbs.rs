@@ -48,6 +48,28 @@ fn verdicts_come_in_their_order() {
 }
 
 #[test]
+fn a_request_id_stands_for_one_request() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let with_id = || SwitchOptions { request_id: "r1".into(), ..options() };
+    let asked = region.to("2.0.0", with_id());
+    let number = asked.number();
+    let other = region.to("3.0.0", with_id()).refusal();
+    assert_eq!((other.reason, other.handover), (Reason::InvalidField, Some(number)), "{other}");
+    assert_eq!(other.expected.as_deref(), Some("handover to version 2.0.0"));
+    assert_eq!(other.found.as_deref(), Some("handover to version 3.0.0"));
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    assert_eq!(asked.record().outcome, Outcome::Committed);
+    let region = region.crash();
+    let verb = region.rollback(None, with_id()).refusal();
+    assert_eq!((verb.reason, verb.handover), (Reason::InvalidField, Some(number)), "{verb}");
+    assert_eq!(verb.found.as_deref(), Some("rollback of the last handover"));
+    assert_eq!(region.to("2.0.0", with_id()).record().number, number, "the same request joins");
+}
+
+#[test]
 fn a_dry_run_changes_nothing() {
     let region = Region::new();
     let old = region.owner("1.0.0");
