@@ -19,11 +19,13 @@ use crate::os::Registered;
 use crate::os::fork::ForkToken;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
+mod draft;
 mod grow;
 mod open;
 mod words;
 
 pub use crate::layout::RegionSpec;
+pub(crate) use draft::Draft;
 pub(crate) use words::{Word, Word32, Words};
 
 /// A mapped region; used as `Arc<Mapping>`.

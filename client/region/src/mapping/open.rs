@@ -1,61 +1,19 @@
-//! How a mapping comes to be: created, opened by path, received as a descriptor, or on the heap.
-//!
-//! A new file gets its name last, so a crash while it is made leaves a dot-file that nobody opens.
+//! Regions that exist: opened by path, or received as a descriptor.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
-use nix::fcntl::{FcntlArg, OFlag, RenameFlags, fcntl, renameat2};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::{Mapping, RegionSpec};
+use super::Mapping;
 use crate::error::{Corrupt, Error, Misuse};
-use crate::layout::{EXTENT, Header, PAGE, Segment, SegmentKind, UncheckedHeader, align_up};
-use crate::os;
-use crate::sync::Ordering;
+use crate::layout::{PAGE, Segment, SegmentKind, UncheckedHeader};
 
 impl Mapping {
-    /// Creates `dir/<name>`, complete before it has its name; mode 0600.
-    ///
-    /// # Errors
-    /// `Misuse` for a spec or a file system that a region cannot have, `Full` without space, `Io` (also where the name
-    /// exists already).
-    pub fn create_file(dir: &Path, spec: &RegionSpec) -> Result<Arc<Self>, Error> {
-        let header = Header::new(spec, os::random_bytes()?, os::clock::unix_ms())?;
-        let path = dir.join(&spec.name);
-        let folder = File::open(dir).map_err(|e| Error::io("open directory", Some(dir), e))?;
-        os::fs::check_fit(folder.as_fd(), dir)?;
-        let tag = u64::from_le_bytes(os::random_bytes()?);
-        let draft = Draft(dir.join(format!(".{}.{tag:016x}.tmp", spec.name)));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft.0)
-            .map_err(|e| Error::io("create", Some(&draft.0), e))?;
-        let fixed = fixed_bytes(&header);
-        file.set_len(header.virtual_len).map_err(|e| Error::io("set length", Some(&draft.0), e))?;
-        os::fs::allocate(file.as_fd(), 0, fixed).map_err(|e| match e {
-            nix::Error::ENOSPC | nix::Error::EDQUOT => crate::error::Full::Region {
-                needed_bytes: fixed,
-                free_bytes: os::fs::free_bytes(file.as_fd()),
-                limit_bytes: spec.limit_bytes,
-            }
-            .into(),
-            e => Error::io("fallocate", Some(&draft.0), e),
-        })?;
-        let map = map_file(&file, header.virtual_len, false, Some(&draft.0))?;
-        let mapping = Mapping::new(map, Some(file), header, false)?;
-        mapping.format(fixed)?;
-        renameat2(nix::fcntl::AT_FDCWD, &draft.0, nix::fcntl::AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE)
-            .map_err(|e| Error::io("name", Some(&path), e))?;
-        Ok(mapping)
-    }
-
     /// Opens the region file at `path`; its header is verified fully before anything else is read.
     ///
     /// # Errors
@@ -90,21 +48,6 @@ impl Mapping {
         }
     }
 
-    /// A region in this process' own memory: for one process, and for tests.
-    ///
-    /// # Errors
-    /// `Misuse` for a spec that a region cannot have, `Io` without address space.
-    pub fn heap(spec: &RegionSpec) -> Result<Arc<Self>, Error> {
-        let header = Header::new(spec, os::random_bytes()?, os::clock::unix_ms())?;
-        let fixed = fixed_bytes(&header);
-        let mut options = MmapOptions::new();
-        let map = options.len(header.virtual_len as usize).no_reserve_swap().map_anon();
-        let map = map.map_err(|e| Error::io("mmap", None, e))?;
-        let mapping = Mapping::new(MmapRaw::from(map), None, header, false)?;
-        mapping.format(fixed)?;
-        Ok(mapping)
-    }
-
     fn open(file: File, read_only: bool, path: Option<&Path>) -> Result<Arc<Self>, Error> {
         let meta = file.metadata().map_err(|e| Error::io("stat", path, e))?;
         if !meta.is_file() {
@@ -129,24 +72,9 @@ impl Mapping {
         }
         Ok(())
     }
-
-    fn format(&self, fixed: u64) -> Result<(), Error> {
-        self.granted().store(fixed / EXTENT, Ordering::Relaxed);
-        for extent in 0..fixed / EXTENT {
-            self.bitmap_words()[(extent / 64) as usize].fetch_or(1 << (extent % 64), Ordering::Relaxed);
-        }
-        self.copy_in(0, &self.header.encode())?;
-        crate::recover::format(self)
-    }
 }
 
-/// The first bytes of the file, up to the end of the fixed segments' last extent.
-fn fixed_bytes(header: &Header) -> u64 {
-    let fixed = SegmentKind::ALL.into_iter().filter(|kind| kind.is_fixed());
-    align_up(fixed.map(|kind| header.segment(kind).end()).max().unwrap_or(PAGE), EXTENT)
-}
-
-fn map_file(file: &File, len: u64, read_only: bool, path: Option<&Path>) -> Result<MmapRaw, Error> {
+pub(super) fn map_file(file: &File, len: u64, read_only: bool, path: Option<&Path>) -> Result<MmapRaw, Error> {
     let mut options = MmapOptions::new();
     options.len(len as usize);
     let map = if read_only { options.map_raw_read_only(file) } else { options.map_raw(file) };
@@ -160,14 +88,4 @@ pub(super) fn identity(file: &File) -> Result<(u64, u64), Error> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// A file that has no name yet for others; gone unless renamed.
-struct Draft(PathBuf);
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After the rename there is nothing by this name, which is as well.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
