@@ -72,7 +72,7 @@ impl Shop {
     ///
     /// # Panics
     /// If it was gone.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().expect("kill the shop");
     }
 }

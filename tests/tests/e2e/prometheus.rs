@@ -7,7 +7,7 @@ use heirloom_examples::load::{Load, Plan};
 use heirloom_tests::host::Host;
 use heirloom_tests::prometheus::Prometheus;
 use heirloom_tests::shop::Shop;
-use heirloom_tests::wait::until;
+use heirloom_tests::wait::{holds, until};
 
 const TOTAL: &str = "shop_requests_total{path=\"/visit\"}";
 
@@ -31,12 +31,12 @@ fn prometheus_sees_one_service_that_never_stopped_counting() {
         Ok(found) if found.len() == 1 => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    std::thread::sleep(Duration::from_secs(3));
+    await_scrapes(&prometheus);
     let names = series(&prometheus);
     let began = Instant::now();
     for target in ["2.0.0", "1.0.0", "2.0.0"] {
         host.handover("shop", target, &[]).expect("committed", 0);
-        std::thread::sleep(Duration::from_secs(3));
+        await_scrapes(&prometheus);
     }
     let (visits, count) = runtime.block_on(load.stop());
     let acknowledged = count.acknowledged.load(Ordering::Relaxed);
@@ -67,6 +67,13 @@ fn prometheus_sees_one_service_that_never_stopped_counting() {
     assert!(scrapes >= seconds as f64 - 2.0, "{scrapes} scrapes in {seconds} s");
     v1.end();
     v2.end();
+}
+
+/// Until every series of the shop has been scraped three more times.
+fn await_scrapes(prometheus: &Prometheus) {
+    let scrapes = || prometheus.value("min(count_over_time(up[1h]))");
+    let enough = scrapes() + 3.0;
+    until("three more scrapes", || holds(scrapes() >= enough, scrapes()));
 }
 
 /// `increase()` extrapolates to the ends of its window; between two samples it is their difference. Compare both.
