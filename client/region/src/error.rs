@@ -102,7 +102,7 @@ impl Error {
             Error::Fenced(_) => "FENCED",
             Error::Full(Full::Region { .. }) => "REGION_FULL",
             Error::Full(Full::Value { .. }) => "VALUE_TOO_LARGE",
-            Error::Full(Full::Table { .. }) => "TABLE_FULL",
+            Error::Full(Full::Table { .. } | Full::Generations { .. }) => "TABLE_FULL",
             Error::Denied(_) => "CALLER_DENIED",
             Error::Misuse(Misuse::Name { .. }) => "INVALID_NAME",
             Error::Misuse(Misuse::Argument { .. }) => "INVALID_FIELD",
@@ -415,6 +415,12 @@ pub enum Full {
         len_bytes: u64,
         /// Limit.
         limit_bytes: u64,
+    },
+    /// Generations are used up: nobody can own this region any more.
+    #[error("all {limit} generations are used up: dump the region, and let a new one be created")]
+    Generations {
+        /// How many there are.
+        limit: u64,
     },
     /// A table is full: instances, directory, descriptors, attachments of one process.
     #[error("{table} full: {limit}")]

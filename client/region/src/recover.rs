@@ -110,6 +110,21 @@ pub fn keeper_is_dead(mapping: &Mapping) -> bool {
     }
 }
 
+/// Whether no instance is attached that is not proved dead.
+///
+/// # Errors
+/// `Io` or `Corrupt` where nothing can be proved.
+pub(crate) fn nobody_lives(mapping: &Mapping) -> Result<bool, Error> {
+    for row in 0..mapping.limits().instances_max {
+        // A file's lock is asked also of rows that are free: what a row says is input.
+        let free = mapping.fd().is_none() && Row::of(mapping, row)?.incarnation().load(Ordering::Acquire) == 0;
+        if !free && !instances::is_dead(mapping, row)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Proof that the process in a seat is dead.
 #[derive(Clone, Copy, Debug)]
 pub struct DeathProof {
@@ -205,10 +220,8 @@ impl Boot {
             return Ok(if id == os::boot::boot_id()? { Boot::Same } else { Boot::Other });
         }
         // A lock does not outlive its boot: where one is held the record is damaged, and not half-written by a reboot.
-        for row in 0..mapping.limits().instances_max {
-            if !instances::is_dead(mapping, row)? {
-                return Err(Corrupt::Checksum { what: "boot record", offset, expected, found }.into());
-            }
+        if !nobody_lives(mapping)? {
+            return Err(Corrupt::Checksum { what: "boot record", offset, expected, found }.into());
         }
         Ok(Boot::Other)
     }

@@ -15,6 +15,9 @@ use crate::os::clock::unix_ms;
 
 /// Pages checked between two looks at commands and deaths.
 const SLICE_PAGES: u32 = 1024;
+/// Looks, one after the other and each a while after the one before, at which writers are still in sections of the round
+/// before: then they are the same ones.
+const BLOCKED_LOOKS: u32 = 3;
 
 impl Runner {
     /// Before the last rounds: the totals, and once more whether the target reads what the owner has written by now.
@@ -44,7 +47,6 @@ impl Runner {
     /// One slice of the running round.
     pub(super) fn work(&mut self) {
         let Some(active) = self.active.as_mut().filter(|a| a.round != Round::Idle) else { return };
-        let was_blocked = active.round == Round::Blocked;
         let slice = match active.round {
             Round::Begin => self.ground.begin_round().map(|()| Slice::More),
             _ => self.ground.round_slice(SLICE_PAGES),
@@ -52,7 +54,10 @@ impl Runner {
         match slice {
             Ok(Slice::More) => active.round = Round::Slices,
             Ok(Slice::Blocked) => active.round = Round::Blocked,
-            Ok(Slice::Done(pages)) => return self.round_done(pages),
+            Ok(Slice::Done(pages)) => {
+                self.looked(false);
+                return self.round_done(pages);
+            }
             Err(fault) => {
                 active.round = Round::Idle;
                 active.words = fault.message;
@@ -60,8 +65,19 @@ impl Runner {
             }
         }
         let is_blocked = active.round == Round::Blocked;
-        if is_blocked != was_blocked {
-            self.feed(Event::Blocked(is_blocked));
+        self.looked(is_blocked);
+    }
+
+    /// A look at the round was blocked, or was not. One look proves nothing of the owner, who may be in another section at the
+    /// next one.
+    fn looked(&mut self, is_blocked: bool) {
+        let Some(active) = &mut self.active else { return };
+        let before = active.blocked_looks;
+        active.blocked_looks = if is_blocked { before.saturating_add(1) } else { 0 };
+        match is_blocked {
+            true if active.blocked_looks == BLOCKED_LOOKS => self.feed(Event::Blocked(true)),
+            false if before >= BLOCKED_LOOKS => self.feed(Event::Blocked(false)),
+            _ => {}
         }
     }
 
@@ -116,11 +132,15 @@ impl Runner {
                 });
                 Event::Committed
             }
-            Err(NotClosed::Writers(words)) => {
+            Err(NotClosed::Stuck(words)) => {
                 active.words = words;
                 Event::NotFrozen
             }
-            Err(NotClosed::Stopped) => Event::NotFrozen,
+            Err(NotClosed::Late(words)) => {
+                active.words = words;
+                Event::TooLate
+            }
+            Err(NotClosed::Stopped) => Event::TooLate,
             Err(NotClosed::Failed(fault)) => {
                 active.words = fault.message;
                 Event::Failed(fault.reason)

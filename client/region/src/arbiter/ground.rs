@@ -57,8 +57,8 @@ pub(crate) struct Sealed {
     pub(crate) owner: u64,
     pub(crate) root_digest: u64,
     pub(crate) unix_ms: u64,
-    /// No switch opened this generation: the reset after a reboot did.
-    pub(crate) reset: bool,
+    /// No switch opened this generation: the reset after a reboot did, and this one was the newest known to have been open.
+    pub(crate) reset: Option<u64>,
 }
 
 /// A row of the instance table.
@@ -117,8 +117,10 @@ pub(crate) struct Closed {
 /// Why there was no commit; the gate is open under the old generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NotClosed {
-    /// Writers did not leave within the budget, or somebody thawed the gate.
-    Writers(String),
+    /// Writers did not leave within the budget.
+    Stuck(String),
+    /// The freezer was too slow, or somebody thawed the gate: no fault of the owner's.
+    Late(String),
     /// `go` said no.
     Stopped,
     /// It could not be done.

@@ -143,8 +143,8 @@ impl Journal {
     pub(crate) fn close_running(&mut self, ground: &mut dyn Ground, now_ms: u64) -> Vec<u64> {
         let sealed = ground.sealed();
         let open: Vec<u64> = self.iter().filter(|r| !r.is_decided()).map(|r| r.number).collect();
-        // A reset takes the generation after all that gate and superblocks name: the one before it is the switch's.
-        let newest = sealed.generation.saturating_sub(sealed.reset.into());
+        // A reset goes past whatever was sealed; only what was open when the host went was committed.
+        let newest = sealed.reset.unwrap_or(sealed.generation);
         for &number in &open {
             self.edit(number, |record| {
                 // One switch at a time: if the generation moved on, this is the one that moved it.
@@ -160,7 +160,10 @@ impl Journal {
                     record.outcome = Outcome::Aborted;
                     record.reason = Some(Reason::SidecarRestarted);
                     record.generation = record.previous_generation;
-                    record.message = "the arbiter stopped before the commit".into();
+                    record.message = match sealed.reset {
+                        Some(_) => "the host went down before a commit was on its disk".into(),
+                        None => "the arbiter stopped before the commit".into(),
+                    };
                     record.end_unix_ms = Some(now_ms);
                 }
             });

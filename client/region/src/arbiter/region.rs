@@ -42,7 +42,7 @@ impl Ground for Keeper {
             owner: current.owner_incarnation,
             root_digest: current.root_digest,
             unix_ms: current.sealed_unix_ms,
-            reset: current.opened_by_reset(),
+            reset: current.opened_by_reset().then_some(current.former_generation),
         }
     }
 
@@ -96,7 +96,7 @@ impl Ground for Keeper {
         if !go(Closing::Sealed) {
             return Err(NotClosed::Stopped);
         }
-        let done = sealed.commit().map_err(|lost| NotClosed::Writers(lost.to_string()))?;
+        let done = sealed.commit()?;
         // In builds that read everything while the gate is frozen: no page was missed.
         assert!(done.recomputed_root.is_none_or(|root| root == done.root_digest), "a page was missed: {done:?}");
         Ok(Closed {
@@ -230,7 +230,10 @@ impl From<FreezeError> for NotClosed {
             FreezeError::Region(error) => NotClosed::Failed(error.into()),
             FreezeError::Exhausted { .. } => NotClosed::Failed(Fault::new(Reason::TableFull, error.to_string())),
             FreezeError::BarrierFailed(_) => NotClosed::Failed(Fault::new(Reason::Io, error.to_string())),
-            writers => NotClosed::Writers(writers.to_string()),
+            FreezeError::Stuck { .. } => NotClosed::Stuck(error.to_string()),
+            FreezeError::Lost { .. } | FreezeError::Overrun { .. } | FreezeError::Late { .. } => {
+                NotClosed::Late(error.to_string())
+            }
         }
     }
 }

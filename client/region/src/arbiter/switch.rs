@@ -51,6 +51,8 @@ pub(super) struct Active {
     /// A veto's words, a fault's, an abort's note.
     pub(super) words: String,
     pub(super) round: Round,
+    /// How often, without a break, the round was found blocked.
+    pub(super) blocked_looks: u32,
     pub(super) left_before: Option<u64>,
     pub(super) schemas: u64,
     pub(super) closed: Option<Closed>,
@@ -160,6 +162,7 @@ impl Runner {
             hook: None,
             words: String::new(),
             round: Round::Idle,
+            blocked_looks: 0,
             left_before: None,
             schemas: 0,
             closed: None,

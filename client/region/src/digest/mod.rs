@@ -15,6 +15,7 @@
 //! **Crash.** At any instruction: the gate is as it was, or frozen until somebody thaws it, or committed. The page table may be
 //! newer than the last completed round; those pages are still marked and are digested again.
 
+mod announced;
 mod fault;
 pub mod keeper;
 pub(crate) mod marks;
@@ -38,7 +39,7 @@ pub use open::Recovery;
 pub use pages::PageCrc;
 pub use rounds::RoundStep;
 pub use superblock::Superblock;
-pub use switch::{Committed, FreezeError, Frozen, Lost, Next, Sealed};
+pub use switch::{Committed, FreezeError, Frozen, Next, Sealed};
 pub use verification::{Verification, Verified};
 pub use verify::{PageState, page_states};
 

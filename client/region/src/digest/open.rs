@@ -1,6 +1,6 @@
 //! Opening a region, which is recovering it.
 //!
-//! In this order: the hold; thaw; after another boot, the reset; the current superblock; the working root, summed anew from
+//! In this order: the hold; thaw; after another boot, the reset, else grants of dead growers, if nobody lives; the current superblock; the working root, summed anew from
 //! the page table. Each step may be done twice, so a keeper killed while it opens is no special case. The reset opens its
 //! generation and adopts the boot last, so one that is killed on the way is done again and only skips a generation.
 
@@ -20,7 +20,7 @@ use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
 use crate::objects::settle::settle_after_reboot;
 use crate::os::clock;
-use crate::recover::{Boot, KeeperHold};
+use crate::recover::{self, Boot, KeeperHold};
 use crate::sync::{AtomicU64, Ordering};
 
 /// What opening a region found, and did.
@@ -68,6 +68,9 @@ impl Keeper {
         if Boot::of(&keeper.hold)? == Boot::Other {
             recovery.rebooted = true;
             recovery.unverified_pages = keeper.reset_after_boot()?;
+        } else if recover::nobody_lives(&keeper.mapping)? {
+            // Nobody is about to make ready what it was granted, and nobody can come before this keeper seats it.
+            keeper.mapping.drop_unused_grants();
         }
         keeper.adopt_current(&mut recovery)?;
         keeper.recompute_root()?;
@@ -113,9 +116,7 @@ impl Keeper {
                 .map_or_else(Error::from, |_| unreachable!("none is valid")));
         };
         let generation = pair.highest_generation().max(gate.generation().get()) + 1;
-        if generation > GENERATION_MAX {
-            return Err(Full::Table { table: "generations", limit: GENERATION_MAX }.into());
-        }
+        check_generation(&mapping, generation, pair.highest_generation())?;
         let unverified = self.redigest()?;
         let tables = Tables::of(&mapping);
         tables.clear();
@@ -131,6 +132,7 @@ impl Keeper {
             root_digest: self.root.value(),
             schema_fingerprint: newest.schema_fingerprint,
             sealed_unix_ms: clock::unix_ms(),
+            former_generation: former_generation(&newest, gate.generation().get()),
             ..Superblock::default()
         };
         superblock::write(&mapping, &opened)?;
@@ -161,6 +163,29 @@ impl Keeper {
         }
         Ok(unverified)
     }
+}
+
+/// The newest generation that is known to have been open before the reboot: a reset that was itself cut short, or that no
+/// switch followed, keeps what it found; a switch's record was written while the generation before it was open.
+fn former_generation(newest: &Superblock, gate: u64) -> u64 {
+    match newest.opened_by_reset() && gate <= newest.generation {
+        true => newest.former_generation,
+        false => gate.max(newest.generation - 1),
+    }
+}
+
+/// Whether there is such a generation as the next one.
+fn check_generation(mapping: &Mapping, next: u64, highest: u64) -> Result<(), Error> {
+    if next <= GENERATION_MAX {
+        return Ok(());
+    }
+    if highest == GENERATION_MAX {
+        return Err(Full::Generations { limit: GENERATION_MAX }.into());
+    }
+    // The gate alone says so: no record of a generation is near it.
+    let at = mapping.segment(SegmentKind::Gate).offset;
+    let expected = format!("a generation near {highest}, the highest that a superblock names");
+    Err(Corrupt::field("gate generation", at, expected, next - 1).into())
 }
 
 /// What a page costs here and now; doubled, for pages that are in no cache.

@@ -44,6 +44,9 @@ pub struct Superblock {
     pub frozen_pages: u64,
     /// Counter words whose totals were recorded before the freeze.
     pub totals_words: u64,
+    /// Of a generation that the reset after a reboot opened: the newest one that is known to have been open before. Others
+    /// may have been sealed. 0 in all other records.
+    pub former_generation: u64,
 }
 
 impl Superblock {
@@ -60,7 +63,7 @@ impl Superblock {
     /// The words of a page that holds this record.
     pub fn encode(&self) -> [u64; SUPERBLOCK_WORDS] {
         let mut words = [0; SUPERBLOCK_WORDS];
-        words[..10].copy_from_slice(&[
+        words[..11].copy_from_slice(&[
             MAGIC,
             self.sequence,
             self.generation,
@@ -71,6 +74,7 @@ impl Superblock {
             u64::from(self.attempt),
             self.frozen_pages,
             self.totals_words,
+            self.former_generation,
         ]);
         words[CRC_WORD] = u64::from(crc_of(&words[..CRC_WORD]));
         words
@@ -110,6 +114,7 @@ impl Superblock {
             attempt: words[7] as u32,
             frozen_pages: words[8],
             totals_words: words[9],
+            former_generation: words[10],
         })
     }
 }

@@ -2,7 +2,8 @@
 //! the way opens the gate again under the old generation.
 //!
 //! Freeze to commit runs on one thread ([`Frozen`] and [`Sealed`] cannot be sent) and obeys its time-out; half of the budget
-//! that writers grant it is slack.
+//! that writers grant it is slack. A freezer that was kept from its processor for longer takes everything back, also where
+//! nobody has thawed the gate: writers have waited too long already.
 //!
 //! **The last completed round.** The seal digests every page marked up to epoch e and raises the epoch to e+1 while the gate is
 //! frozen. If the commit succeeds, the gate was frozen all the while, so no section marked with e after its page was read:
@@ -13,7 +14,7 @@
 
 mod error;
 
-pub use error::{FreezeError, Lost};
+pub use error::FreezeError;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -140,6 +141,8 @@ impl Keeper {
         page.frozen_at().store(clock::monotonic_ns(), Ordering::Relaxed);
         freezer::barrier(&mapping).map_err(FreezeError::BarrierFailed)?;
         freezer::wait_idle(&mapping, generation, began + budget).map_err(|blocked| match blocked {
+            // Thawed meanwhile: the sections that are seen now are new ones, of an owner that goes on.
+            Blocked::Rows(_) if page.load() != frozen => FreezeError::Lost { expected: frozen, found: page.load() },
             Blocked::Rows(rows) => FreezeError::Stuck { rows, budget },
             Blocked::Corrupt(why) => why.into(),
         })?;
@@ -166,7 +169,12 @@ impl<'k> Frozen<'k> {
         }
         let epoch = raise_epoch(GatePage::of(&mapping)?)? - 1;
         let frozen_pages = closed.digest(&mapping)?;
+        let checking = Instant::now();
         let recomputed_root = recompute(&mapping)?;
+        if recomputed_root.is_some() {
+            // What a build that verifies seals does beside its work is not charged to it.
+            closed.budget += checking.elapsed();
+        }
         let candidate = Superblock {
             sequence: current.sequence + 1,
             generation: current.generation + 1,
@@ -177,6 +185,7 @@ impl<'k> Frozen<'k> {
             attempt: closed.thaw.frozen.attempt(),
             frozen_pages,
             totals_words: super::KeeperRecord::of(&mapping)?.totals_words().load(Ordering::Relaxed),
+            former_generation: 0,
         };
         superblock::write(&mapping, &candidate)?;
         Ok(Sealed { closed, candidate, epoch, recomputed_root })
@@ -213,13 +222,16 @@ impl Sealed<'_> {
     /// The commit point: `FROZEN(g,a) → OPEN(g+1,a)`.
     ///
     /// # Errors
-    /// [`Lost`] if somebody has thawed the gate; generation g stands.
-    pub fn commit(self) -> Result<Committed, Lost> {
+    /// [`FreezeError::Late`] after the freezer's budget, [`FreezeError::Lost`] if somebody has thawed the gate; generation g
+    /// stands.
+    pub fn commit(self) -> Result<Committed, FreezeError> {
         let Sealed { closed, candidate, epoch, recomputed_root } = self;
-        let Closed { keeper, thaw, began, .. } = closed;
+        let Closed { keeper, thaw, began, budget, .. } = closed;
         let frozen = thaw.frozen;
         let open = GateWord::open(candidate.generation, frozen.attempt());
+        let took = began.elapsed();
         let swapped = match GatePage::of(&keeper.mapping) {
+            Ok(page) if took > budget => Err(page.load()),
             Ok(page) => page.swap(frozen, open).map(|()| {
                 // The gate is open already; waking those who sleep takes another while.
                 let closed = began.elapsed();
@@ -233,7 +245,10 @@ impl Sealed<'_> {
             Err(found) => {
                 // Pages may have changed while they were read; what the table holds is what counts. The last round stays.
                 keeper.root = table_root(&keeper.mapping);
-                return Err(Lost { expected: frozen, found });
+                return Err(match found == frozen {
+                    true => FreezeError::Late { took, budget },
+                    false => FreezeError::Lost { expected: frozen, found },
+                });
             }
         };
         let switched = Committed {

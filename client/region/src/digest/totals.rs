@@ -3,7 +3,8 @@
 //! Counters never go back: a counter's lanes only grow, whoever writes them, so a sum taken at any time bounds every later sum
 //! from below. Lanes never stop and stand outside the page digest; these bounds are what a seal says about them, and a
 //! total below its bound is corruption. Only words that cannot fall are recorded (`inspect::monotone_totals`): counters and
-//! buckets, not up-down gauges and not the sums of histograms, whose observations may be negative.
+//! buckets, not up-down gauges and not the sums of histograms, whose observations may be negative. Counters stay at `u64::MAX`,
+//! and float counters at infinity.
 //!
 //! **Format.** TOTALS holds one word for each lane word: the bits of a `u64`, or of an `f64` that is not negative, whose bits
 //! are in the same order. Zero bounds nothing.

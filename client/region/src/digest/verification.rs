@@ -1,6 +1,6 @@
 //! Looking at everything in a region that has a checksum or a bound, in slices, so that who looks can do other things between.
 //!
-//! **Order.** Superblocks, pages, counters' bounds, rows, entries and cells, control records. A slice is some hundred pages, or
+//! **Order.** Superblocks with epochs and slots, pages with their marks, counters' bounds, rows, entries and cells, control records. A slice is some hundred pages, or
 //! some entries with their cells, or one of the others, which are bounded by their tables; the longest is the one over all
 //! lanes, which each freeze does too. Switches may happen between two slices: what is written meanwhile counts as dirty.
 //!
@@ -14,7 +14,7 @@ use super::fault::{Fault, fault_of, page_fault};
 use super::keeper::Keeper;
 use super::marks::Tables;
 use super::verify::{Look, PageState, push_run};
-use super::{Superblock, is_of_this_boot, offline, superblock, totals};
+use super::{Superblock, announced, is_of_this_boot, offline, superblock, totals};
 use crate::error::Error;
 use crate::history::History;
 use crate::inspect::{self, Place};
@@ -74,6 +74,7 @@ impl Keeper {
         let mut begun = Verification::new(Arc::clone(&self.mapping));
         // Now, because the keeper may switch to another one before the first slice.
         begun.known_superblock(&self.superblock);
+        begun.announced();
         begun.step = begun.first_page();
         begun
     }
@@ -116,6 +117,7 @@ impl Verification {
             Step::Superblocks => {
                 let found = offline::superblocks(&self.mapping, self.same_boot).err().map(Fault::from);
                 self.add(found);
+                self.announced();
                 self.first_page()
             }
             Step::Pages { look, next } => self.pages(look, next),
@@ -175,6 +177,13 @@ impl Verification {
         }
     }
 
+    /// Epochs and slots; a reset after a reboot forgets them.
+    fn announced(&mut self) {
+        if self.same_boot {
+            self.add(announced::faults(&self.mapping));
+        }
+    }
+
     fn known_superblock(&mut self, known: &Superblock) {
         match superblock::read(&self.mapping).and_then(|pair| pair.current(known.generation)) {
             Ok(found) if found != *known => self.add([Fault {
@@ -199,6 +208,9 @@ impl Verification {
                 continue;
             }
             read += 1;
+            if self.same_boot {
+                self.add(announced::mark(&mapping, tables, page));
+            }
             match look.page(&mapping, page) {
                 Ok(PageState::Corrupt { expected, found }) => push_run(&mut self.corrupt, page, (expected, found)),
                 Ok(PageState::Unverifiable) => push_run(&mut self.unverifiable, page, ()),

@@ -46,7 +46,7 @@ impl<'m> Slots<'m> {
         Ok(Self { words, used: GatePage::of(mapping)?.slots_used() })
     }
 
-    fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.words.len() / SLOT_WORDS
     }
     /// Slots that were ever claimed; the page's number is input.
@@ -58,6 +58,15 @@ impl<'m> Slots<'m> {
     }
     fn claim_word(self, slot: usize) -> &'m AtomicU64 {
         &self.words[slot * SLOT_WORDS + CLAIM]
+    }
+
+    /// Who has claimed the slot; 0 for nobody.
+    pub(crate) fn claimant(self, slot: usize) -> u64 {
+        self.claim_word(slot).load(Ordering::Acquire)
+    }
+    /// Where the slot lies in the region.
+    pub(crate) fn offset(self, mapping: &Mapping, slot: usize) -> u64 {
+        mapping.segment(SegmentKind::Slots).offset + slot as u64 * SLOT
     }
 
     /// Takes a free slot for `incarnation`.

@@ -22,6 +22,9 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 /// How long a write waits at a frozen gate unless the service says otherwise: more than any freeze may last.
 const WAIT_MAX_DEFAULT: Duration = Duration::from_secs(2);
 
+/// How long the slot that threads share is waited for: far more than any section takes.
+const SHARED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Equals no gate: its phase is none.
 const NOTHING_LEARNT: u64 = u64::MAX;
 const _: () = assert!(GateWord::from_raw(NOTHING_LEARNT).phase().is_none());
@@ -210,11 +213,17 @@ impl GateState {
         Ok(Slots::of(&self.mapping).map_err(|_| observer())?.active(slot))
     }
     /// Waits until no other thread of this process is in a section through the shared slot. Sections are short and take no
-    /// lock; a thread that was put to sleep in one needs this one's processor.
-    pub(super) fn lock_shared(&self) {
+    /// lock; a thread that was put to sleep in one needs this one's processor. One that was forgotten never ends.
+    pub(super) fn lock_shared(&self) -> Result<(), Misuse> {
+        let mut since = None;
         while self.shared.swap(true, Ordering::Acquire) {
+            if since.get_or_insert_with(Instant::now).elapsed() > SHARED_WAIT_MAX {
+                let found = format!("another thread's section is open for {SHARED_WAIT_MAX:?}: was it forgotten?");
+                return Err(Misuse::Argument { what: "owned write", found });
+            }
             std::thread::yield_now();
         }
+        Ok(())
     }
     pub(super) fn unlock_shared(&self) {
         self.shared.store(false, Ordering::Release);

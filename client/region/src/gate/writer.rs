@@ -216,7 +216,7 @@ fn try_any_slot(process: &Process, generation: Generation) -> Result<Result<Sect
         (unsafe { &*fast.slot.get() }, fast.epoch.get())
     };
     if shared {
-        state.lock_shared();
+        state.lock_shared()?;
     }
     match announce(state, slot, epoch, generation) {
         Ok(epoch) if shared => {

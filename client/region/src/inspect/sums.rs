@@ -41,7 +41,8 @@ impl Sums {
                     continue;
                 };
                 for (sum, word) in sums.iter_mut().zip(words) {
-                    *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+                    // As counters themselves: they stay at the highest number, and never go back.
+                    *sum = sum.saturating_add(word.load(Ordering::Relaxed));
                 }
                 for at in within(&special.floats, first, words.len()) {
                     floats[at] += f64::from_bits(words[special.floats[at] as usize - first].load(Ordering::Relaxed));

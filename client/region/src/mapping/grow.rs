@@ -56,7 +56,7 @@ impl Mapping {
     }
 
     /// Grant, allocate, publish. Killed before the last step, it leaves a grant that is never used: the region's limit is
-    /// then reached an extent early, and never late.
+    /// then reached an extent early, and never late, until a keeper opens the region while nobody is attached.
     fn grow_one(&self, extent: u64, needed_bytes: u64) -> Result<(), Error> {
         if !self.grant(extent, needed_bytes)? {
             return Ok(());
@@ -124,8 +124,13 @@ impl Mapping {
                 os::fs::allocate(fd, extent * EXTENT, EXTENT).map_err(|errno| self.refused(errno, EXTENT))?;
             }
         }
-        self.granted().store(self.used_bytes() / EXTENT, Ordering::Relaxed);
+        self.drop_unused_grants();
         Ok(())
+    }
+
+    /// With nobody attached: what was granted and never made ready was taken by a grower that was killed.
+    pub(crate) fn drop_unused_grants(&self) {
+        self.granted().store(self.used_bytes() / EXTENT, Ordering::Relaxed);
     }
 
     pub(super) fn granted(&self) -> &AtomicU64 {

@@ -205,6 +205,23 @@ fn a_reboot_gives_back_the_grants_of_the_killed_and_the_blocks_of_the_ready() {
 }
 
 #[test]
+fn a_grant_that_a_killed_grower_took_comes_back_when_nobody_is_attached() {
+    use crate::digest::{Keeper, tests::attach};
+    let dir = shm();
+    let m = Mapping::create_file(dir.path(), &spec(1 << 26)).unwrap();
+    let granted = || m.granted().load(Ordering::Relaxed) * EXTENT;
+    let mut keeper = Keeper::open(Arc::clone(&m)).unwrap().0;
+    let a = attach(&mut keeper, "v1");
+    m.granted().fetch_add(5, Ordering::Relaxed);
+    drop(keeper);
+    let keeper = Keeper::open(Arc::clone(&m)).unwrap().0;
+    assert_eq!(granted(), m.used_bytes() + 5 * EXTENT, "the living may be about to use theirs");
+    drop((a, keeper));
+    Keeper::open(Arc::clone(&m)).unwrap();
+    assert_eq!(granted(), m.used_bytes());
+}
+
+#[test]
 fn damaged_accounts_make_a_region_full_and_nothing_worse() {
     for granted in [0, 1, u64::MAX, 64] {
         let m = Mapping::heap(&spec(4 << 20)).unwrap();

@@ -24,23 +24,23 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds `n`. Beyond `u64::MAX` it wraps, as a counter's reset.
+    /// Adds `n`. At `u64::MAX` it stays: a counter never goes back.
     #[inline]
     pub fn add(&self, n: u64) {
         self.words.update(
-            |w| w[0].store(w[0].load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed),
-            |w| _ = w[0].fetch_add(n, Ordering::Relaxed),
+            |w| w[0].store(w[0].load(Ordering::Relaxed).saturating_add(n), Ordering::Relaxed),
+            |w| add_atomically(&w[0], n),
         );
     }
 
     /// Adds `n` atomically: for signal handlers, which may have interrupted [`add`](Self::add). Async-signal-safe.
     pub fn add_in_signal_handler(&self, n: u64) {
-        self.words.update_overflow(|w| _ = w[0].fetch_add(n, Ordering::Relaxed));
+        self.words.update_overflow(|w| add_atomically(&w[0], n));
     }
 
     /// The total over all instances and generations. O(lanes).
     pub fn total(&self) -> u64 {
-        self.words.in_all_lanes(false).fold(0, |sum, w| sum.wrapping_add(w[0].load(Ordering::Relaxed)))
+        self.words.in_all_lanes(false).fold(0, |sum: u64, w| sum.saturating_add(w[0].load(Ordering::Relaxed)))
     }
 
     /// The process through which it was opened.
@@ -74,6 +74,12 @@ impl FloatCounter {
     pub fn total(&self) -> f64 {
         sum_f64(&self.words, 0)
     }
+}
+
+/// Adds to a word of the overflow lane, up to `u64::MAX`.
+fn add_atomically(word: &AtomicU64, n: u64) {
+    // Lock-free: a lost swap is another thread's success.
+    let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_add(n)));
 }
 
 /// Adds to a word that this thread alone writes.

@@ -139,8 +139,10 @@ pub enum Event {
     Blocked(bool),
     /// The gate is frozen, writers have left.
     Frozen,
-    /// Writers did not leave, or somebody thawed: the gate is open under the old generation.
+    /// Writers did not leave: the gate is open under the old generation.
     NotFrozen,
+    /// The freezer was too slow, or somebody thawed: the same, and no fault of the owner's.
+    TooLate,
     /// The candidate is complete.
     Sealed,
     /// The compare-and-swap was done.

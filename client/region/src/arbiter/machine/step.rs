@@ -116,6 +116,7 @@ impl Machine {
                 out.extend([Effect::Enter(Phase::Seal), Effect::Seal(switch.target.unwrap_or(0))]);
             }
             (Freeze | Seal | Commit, Event::NotFrozen) => return self.stuck(switch, Reason::FreezeTimeout, out),
+            (Freeze | Seal | Commit, Event::TooLate) => return self.abort(Reason::FreezeTimeout, out),
             (Seal, Event::Sealed) => {
                 switch.step = Commit;
                 out.extend([Effect::Enter(Phase::Commit), Effect::Commit]);

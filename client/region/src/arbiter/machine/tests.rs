@@ -217,6 +217,13 @@ fn force_kills_and_waits_for_proof() {
     story.run(&[Event::Round(true), Event::Frozen, Event::Sealed, Event::Committed]);
     assert_eq!(story.machine.owner, Owner::Alive(2));
 
+    // A slow freezer is no reason to kill anybody.
+    let mut story = two();
+    story.run(&[begin, Event::HookOk, Event::Round(true), Event::HookOk, Event::Round(true)]);
+    story.on(Event::TooLate);
+    assert_eq!(story.decided(), Some((Outcome::Aborted, Some(Reason::FreezeTimeout))));
+    assert_eq!(story.machine.owner, Owner::Alive(1));
+
     let mut story = two();
     story.run(&[begin, Event::HookOk, Event::Round(true), Event::Deadline(Timer::Flush)]);
     story.on(Event::KillRefused);
@@ -252,7 +259,7 @@ fn any_order_of_events_keeps_the_invariants() {
         for order in 0..200 {
             let id = 1 + next(4);
             let before = story.machine.clone();
-            let event = match next(24) {
+            let event = match next(25) {
                 0 if before.members.contains_key(&id) => Event::Drained(id),
                 0 | 1 => Event::Attached(id + 4 * order, order, 0),
                 2..=4 => match before.members.keys().nth(next(8) as usize) {
@@ -275,6 +282,7 @@ fn any_order_of_events_keeps_the_invariants() {
                 16..=19 => Event::Round(next(4) > 0),
                 20 => Event::Frozen,
                 21 => Event::Sealed,
+                22 => Event::TooLate,
                 _ => Event::Committed,
             };
             story.on(event);

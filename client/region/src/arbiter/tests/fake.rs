@@ -25,7 +25,12 @@ pub(in crate::arbiter) struct World {
     pub(in crate::arbiter) always_dirty: Option<u64>,
     /// Writers never leave their sections.
     pub(in crate::arbiter) stuck: bool,
+    /// The freezer is too slow.
+    pub(in crate::arbiter) late: bool,
     pub(in crate::arbiter) blocked: bool,
+    /// Every second look at a round meets a writer, and rounds never end.
+    pub(in crate::arbiter) busy: bool,
+    pub(in crate::arbiter) looks: u64,
     /// Slices of a check.
     pub(in crate::arbiter) slices: Option<u64>,
     pub(in crate::arbiter) round_fault: Option<Fault>,
@@ -57,7 +62,13 @@ impl Ground for Fake {
         self.world().round_fault.clone().map_or(Ok(()), Err)
     }
     fn round_slice(&mut self, _: u32) -> Result<Slice, Fault> {
-        Ok(if self.world().blocked { Slice::Blocked } else { Slice::Done(10) })
+        let mut world = self.world();
+        world.looks += 1;
+        Ok(match (world.blocked, world.busy, world.looks % 2) {
+            (true, ..) | (_, true, 0) => Slice::Blocked,
+            (_, true, _) => Slice::More,
+            _ => Slice::Done(10),
+        })
     }
     fn dirty_pages(&self) -> u64 {
         let mut world = self.world();
@@ -78,13 +89,16 @@ impl Ground for Fake {
         go: &mut dyn FnMut(Closing) -> bool,
     ) -> Result<Closed, NotClosed> {
         if self.world().stuck {
-            return Err(NotClosed::Writers("thread 1 is in a section".into()));
+            return Err(NotClosed::Stuck("thread 1 is in a section".into()));
+        }
+        if self.world().late {
+            return Err(NotClosed::Late("the freezer was not given its processor".into()));
         }
         assert!(go(Closing::Frozen) && go(Closing::Sealed));
         let mut world = self.world();
         let generation = world.sealed.generation + 1;
         let root_digest = 0xd1_9e57 + generation;
-        world.sealed = Sealed { generation, owner, root_digest, unix_ms: 1, reset: false };
+        world.sealed = Sealed { generation, owner, root_digest, unix_ms: 1, reset: None };
         let closed = Duration::from_micros(58);
         Ok(Closed { generation, attempt: 1, root_digest, frozen_pages: 41, closed })
     }

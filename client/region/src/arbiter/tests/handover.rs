@@ -264,3 +264,33 @@ fn events_are_numbered_and_replayed() {
     region.attach("3.0.0");
     assert_eq!(replayed.recv_timeout(SOON).expect("an event").sequence, now.sequence + 1);
 }
+
+#[test]
+fn a_slow_freezer_takes_everything_back_and_kills_nobody() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    region.ground.world().late = true;
+    let asked = region.to("2.0.0", SwitchOptions { force: true, ..SwitchOptions::default() });
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    let record = asked.record();
+    assert_eq!((record.outcome, record.reason), (Outcome::Aborted, Some(Reason::FreezeTimeout)));
+    assert_eq!((record.forced, record.message.as_str()), (false, "the freezer was not given its processor"));
+    assert_eq!(region.status().owner.expect("goes on").instance, old.name());
+}
+
+/// A round that now and then meets a writer is not blocked by one that never leaves.
+#[test]
+fn force_kills_nobody_who_only_writes_much() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    region.ground.world().busy = true;
+    let options = SwitchOptions { force: true, precopy_timeout: ms(50), ..SwitchOptions::default() };
+    let asked = region.to("2.0.0", options);
+    new.agree(Hook::Prepare);
+    let record = asked.record();
+    assert_eq!((record.outcome, record.reason), (Outcome::Aborted, Some(Reason::PrecopyNotConverging)));
+    assert_eq!(region.status().owner.expect("goes on").instance, old.name());
+}

@@ -74,7 +74,15 @@ fn a_crash_after_the_commit_is_told_as_committed() {
 }
 
 #[test]
-fn a_switch_that_a_reboot_cut_short_is_not_told_as_committed() {
+fn a_switch_that_a_reboot_cut_short_is_told_as_committed_only_if_it_was() {
+    // Where the reset went on from generation 2, and what had been open: nothing sealed; sealed; committed.
+    for (resets_to, former, outcome) in [(3, 2, Outcome::Aborted), (4, 2, Outcome::Aborted), (4, 3, Outcome::Committed)]
+    {
+        cut_short(resets_to, former, outcome);
+    }
+}
+
+fn cut_short(resets_to: u64, former: u64, outcome: Outcome) {
     let region = Region::new();
     let old = region.owner("1.0.0");
     let new = region.standby("2.0.0");
@@ -86,8 +94,8 @@ fn a_switch_that_a_reboot_cut_short_is_not_told_as_committed() {
     {
         let mut world = ground.world();
         world.rows.clear();
-        let generation = world.sealed.generation + 1;
-        (world.sealed.generation, world.sealed.owner, world.sealed.reset) = (generation, 0, true);
+        assert_eq!(world.sealed.generation, 2);
+        (world.sealed.generation, world.sealed.owner, world.sealed.reset) = (resets_to, 0, Some(former));
         let running = world.history.get(&number).expect("a record").clone();
         let mut running: Record = serde_json::from_slice(&running).expect("json");
         (running.outcome, running.reason, running.end_unix_ms) = (Outcome::Running, None, None);
@@ -95,8 +103,8 @@ fn a_switch_that_a_reboot_cut_short_is_not_told_as_committed() {
     }
     let region = Region::over(ground, policy);
     let closed = region.record(number);
-    assert_eq!((closed.outcome, closed.reason), (Outcome::Aborted, Some(Reason::SidecarRestarted)));
-    assert_eq!(closed.generation, closed.previous_generation);
+    let reason = (outcome == Outcome::Aborted).then_some(Reason::SidecarRestarted);
+    assert_eq!((closed.outcome, closed.reason, closed.generation), (outcome, reason, former));
 }
 
 #[test]

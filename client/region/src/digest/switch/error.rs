@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Corrupt, Error};
 use crate::gate::GateWord;
 
-/// Why a freeze or a seal did not come about. The gate is open again under the old generation.
+/// Why a freeze, a seal or a commit did not come about. The gate is open again under the old generation.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
@@ -33,6 +33,14 @@ pub enum FreezeError {
         /// The time there was.
         budget: Duration,
     },
+    /// The seal was complete only after the freezer's time was over.
+    #[error("sealed {took:?} after the freeze, later than the {budget:?} that it may take")]
+    Late {
+        /// From the freeze to the commit that was not made.
+        took: Duration,
+        /// The time there was.
+        budget: Duration,
+    },
     /// The system refused the barrier that some instance relies on.
     #[error("barrier: {0}")]
     BarrierFailed(#[source] Error),
@@ -53,14 +61,4 @@ impl From<Corrupt> for FreezeError {
     fn from(why: Corrupt) -> Self {
         FreezeError::Region(why.into())
     }
-}
-
-/// A commit that came too late: somebody had thawed the gate. Generation g stands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the gate was thawed: it is {found}, expected {expected}")]
-pub struct Lost {
-    /// What the gate had to be.
-    pub expected: GateWord,
-    /// What it is.
-    pub found: GateWord,
 }

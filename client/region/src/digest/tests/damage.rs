@@ -77,6 +77,52 @@ fn after_a_reboot_the_generation_is_above_all_that_was_ever_named() {
     assert_eq!(Keeper::open(mapping).unwrap_err().reason(), "REGION_CORRUPT");
 }
 
+/// What was open when the host went is kept: a sealed generation that nobody has opened was not committed.
+#[test]
+fn a_reset_remembers_which_generation_was_open() {
+    for committed in [false, true] {
+        let (_dir, mapping) = file();
+        let mut keeper = Keeper::open(Arc::clone(&mapping)).unwrap().0;
+        let a = attach(&mut keeper, "v1");
+        switch_to(&mut keeper, a.incarnation());
+        if committed {
+            switch_to(&mut keeper, a.incarnation());
+        } else {
+            sealed(&mut keeper, BUDGET, |sealed| drop(sealed));
+        }
+        let open = keeper.superblock().generation;
+        assert_eq!(open, if committed { 3 } else { 2 });
+        drop((a, keeper));
+        another_boot(&mapping);
+        let (keeper, recovery) = Keeper::open(Arc::clone(&mapping)).unwrap();
+        assert_eq!((recovery.generation, keeper.superblock().former_generation), (4, open));
+        // A reset that was cut short before it adopted the boot is done again, and remembers the same.
+        drop(keeper);
+        another_boot(&mapping);
+        let (keeper, recovery) = Keeper::open(Arc::clone(&mapping)).unwrap();
+        assert_eq!((recovery.generation, keeper.superblock().former_generation), (5, open));
+        assert!(keeper.superblock().opened_by_reset());
+    }
+}
+
+#[test]
+fn used_up_generations_are_said_to_be_after_a_reboot() {
+    let last = crate::gate::word::GENERATION_MAX;
+    for (recorded, words) in [
+        (last, format!("all {last} generations are used up")),
+        (2, format!("gate generation at byte 16384: {last:#x}, expected a generation near 2")),
+    ] {
+        let (_dir, mapping) = file();
+        let newest = Superblock { sequence: 2, generation: recorded, ..Superblock::default() };
+        superblock::write(&mapping, &newest).unwrap();
+        GatePage::of(&mapping).unwrap().word().store(GateWord::open(last, 0).raw(), Ordering::Relaxed);
+        another_boot(&mapping);
+        let found = Keeper::open(mapping).unwrap_err().to_string();
+        let (words, _) = words.split_once(" at byte").unwrap_or((&words, ""));
+        assert!(found.starts_with(words), "{found}");
+    }
+}
+
 #[test]
 fn marks_that_are_not_allocated_make_every_page_dirty() {
     let (mapping, mut keeper) = region(4);

@@ -58,3 +58,22 @@ fn a_claim_whose_claimant_was_killed_before_it_was_counted_is_found() {
     release_slots(&mapping, 7).unwrap();
     assert_eq!(slots_claimed(&mapping).unwrap(), 0);
 }
+
+/// More threads than slots share one; a section that one of them forgot stops the others' writes, and not their threads.
+#[test]
+fn a_forgotten_section_in_the_shared_slot_is_waited_for_within_bounds() {
+    let spec = RegionSpec { instances_max: 2, slots_max: 1, ..RegionSpec::new("r", 4 << 20) };
+    let mapping = Mapping::heap(&spec).unwrap();
+    let mut keeper = Keeper::open(Arc::clone(&mapping)).unwrap().0;
+    mapping.ensure(owned(&mapping, 0), 4096).unwrap();
+    let a = attach(&mut keeper, "v1");
+    switch_to(&mut keeper, a.incarnation());
+    let term = a.learn().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| std::mem::forget(a.enter(term).unwrap())).join().unwrap();
+    });
+    let start = Instant::now();
+    let refused = write(&a, term, owned(&mapping, 0), 1).unwrap_err();
+    assert!(refused.to_string().contains("was it forgotten?"), "{refused}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::digest::Sealed;
 use crate::instances::Seat;
 use crate::os::membarrier;
 
@@ -129,20 +130,24 @@ fn freeze_as_child(mapping: Arc<Mapping>, seal: bool) {
         assert_eq!(unsafe { libc::write(1, word.as_ptr().cast(), word.len()) }, word.len() as isize);
     };
     let (mut keeper, _) = Keeper::open(mapping).unwrap();
-    let frozen = keeper.freeze(BUDGET).unwrap();
-    let sealed = if seal { Ok(frozen.seal(Next::default()).unwrap()) } else { Err(frozen) };
-    say("frozen");
-    // SAFETY: stops this process until its parent wants it to go on.
-    unsafe { libc::raise(libc::SIGSTOP) };
-    let sealed = match sealed {
-        Ok(sealed) => sealed,
-        // It wakes up after its time-out, so it may not even get that far.
-        Err(frozen) => match frozen.seal(Next::default()) {
-            Ok(sealed) => sealed,
-            Err(_) => return say("late"),
-        },
+    let stop = || {
+        say("frozen");
+        // SAFETY: stops this process until its parent wants it to go on.
+        unsafe { libc::raise(libc::SIGSTOP) };
     };
-    say(if sealed.commit().is_err() { "late" } else { "done" });
+    let done = if seal {
+        crate::digest::tests::sealed(&mut keeper, BUDGET, |sealed| {
+            stop();
+            sealed.commit().is_ok()
+        })
+    } else {
+        // The parent is in no section.
+        let frozen = keeper.freeze(BUDGET).unwrap();
+        stop();
+        // It wakes up after its time-out, so it may not even get as far as the commit.
+        frozen.seal(Next::default()).and_then(Sealed::commit).is_ok()
+    };
+    say(if done { "done" } else { "late" });
 }
 
 /// A region file with room for two instances, and its path.

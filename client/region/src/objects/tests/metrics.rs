@@ -7,6 +7,7 @@ use super::*;
 use crate::alloc::{SelfCounter, counted};
 use crate::error::{Error, Full, Incompatible, Misuse};
 use crate::inspect::{self, Value};
+use crate::sync::Ordering;
 
 #[test]
 fn opening_is_idempotent_and_labels_have_no_order() {
@@ -220,10 +221,37 @@ fn a_total_below_what_a_seal_vouched_for_is_found() {
     updown.add(-5);
     histogram.observe(-50.0);
     assert!(keeper.verify(&mut |_, _| {}).is_empty());
-    counter.add(1u64.wrapping_neg());
+    // The counter's lane word, the first one that says 10, goes back.
+    let words = (0..lane::rows(&m)).flat_map(|row| m.words(lane::strip(&m, row), 1024).into_iter().flatten());
+    let counted = words.into_iter().find(|word| word.load(Ordering::Relaxed) == 10).expect("the counter's");
+    counted.store(9, Ordering::Relaxed);
     float.add(1.0);
     let faults = keeper.verify(&mut |_, _| {});
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert!(faults[0].expected.starts_with("a total of at least 10"), "{faults:?}");
     assert_eq!(faults[0].found, "9");
+}
+
+/// A counter never goes back, so none is taken for damaged at its end.
+#[test]
+fn counters_stay_at_their_highest_number() {
+    let (m, mut keeper) = crate::digest::tests::region(1);
+    let (a, b) = (crate::digest::tests::attach(&mut keeper, "v1"), crate::digest::tests::attach(&mut keeper, "v2"));
+    let [one, other] = [&a, &b].map(|p| open_counter(p, &desc("bytes_total")).unwrap());
+    let [float, far] = [&a, &b].map(|p| open_float_counter(p, &desc("seconds_total")).unwrap());
+    one.add(u64::MAX - 1);
+    other.add_in_signal_handler(1);
+    float.add(f64::MAX);
+    keeper.record_totals().unwrap();
+    for _ in 0..3 {
+        one.add(7);
+        other.add(u64::MAX / 2);
+        other.add_in_signal_handler(u64::MAX);
+        float.add(f64::MAX);
+        far.add(f64::MAX);
+        assert_eq!((one.total(), float.total()), (u64::MAX, f64::INFINITY));
+        assert_eq!(keeper.verify(&mut |_, _| {}), []);
+        keeper.record_totals().unwrap();
+    }
+    drop(m);
 }
