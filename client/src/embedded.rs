@@ -117,7 +117,7 @@ fn caller() -> String {
 /// Asks for a switch and waits for its outcome.
 async fn decided(ask: impl FnOnce(OnEvent, Reply<Result<Record, Refusal>>)) -> Result<Done, NotDone> {
     let (answer, outcome) = oneshot::channel();
-    ask(Box::new(|_| ()), Box::new(move |outcome| drop(answer.send(outcome))));
+    ask(Box::new(|_| false), Box::new(move |outcome| drop(answer.send(outcome))));
     let record = match outcome.await {
         Ok(Ok(record)) => record,
         Ok(Err(refusal)) => {

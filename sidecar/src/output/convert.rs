@@ -82,7 +82,8 @@ impl From<&v1::HandoverRecord> for Handover {
             expected: None,
             found: None,
             region: number.map_or_else(String::new, |(region, _)| region.to_owned()),
-            handover: number.and_then(|(_, number)| number),
+            // Number 0: nothing was begun, so there is nothing to look up.
+            handover: number.and_then(|(_, number)| number).filter(|n| *n > 0),
             kind: (record.kind() != Kind::Unspecified).then(|| record.kind().as_str_name().to_lowercase()),
             phase: word(record.phase().as_str_name()),
             generation: Some(generation).filter(|g| *g > 0),

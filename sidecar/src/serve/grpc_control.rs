@@ -6,12 +6,11 @@ use std::time::Duration;
 use heirloom_proto::v1::control_service_server::ControlService;
 use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
-use heirloom_region::arbiter::HandoverEvent;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::follower::{Events, follower};
 use super::host::Host;
 use super::hosts::{Hosts, Slot, bad_name};
 use super::peer::Caller;
@@ -230,12 +229,11 @@ impl ControlService for Control {
         request: Request<v1::WatchHandoverRequest>,
     ) -> Result<Response<Self::WatchHandoverStream>, Status> {
         let (host, number) = self.watched(&request.get_ref().name).await?;
-        let (event, events) = mpsc::unbounded_channel::<HandoverEvent>();
-        let observer = Box::new(move |it| drop(event.send(it)));
+        let (observer, events) = follower();
         host.ask_for(|arbiter, reply| arbiter.watch_handover(number, observer, reply)).await?;
-        let region = host.name.clone();
-        let stream = UnboundedReceiverStream::new(events).map(move |e| Ok(convert::handover_event(&region, &e)));
-        Ok(Response::new(Box::pin(stream)))
+        let (out, stream) = mpsc::channel(16);
+        tokio::spawn(watch_handover(host.name.clone(), events, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn drain_instance(
@@ -265,6 +263,22 @@ impl ControlService for Control {
 fn out_of_range(failure: Failure) -> Status {
     let status = failure.to_status();
     Status::with_details(Code::OutOfRange, status.message(), status.details().to_vec().into())
+}
+
+async fn watch_handover(region: String, mut events: Events, out: mpsc::Sender<Result<v1::HandoverEvent, Status>>) {
+    loop {
+        let event = tokio::select! {
+            () = out.closed() => return,
+            event = events.recv() => event,
+        };
+        let Some(event) = event else { break };
+        if out.send(Ok(convert::handover_event(&region, &event))).await.is_err() {
+            return;
+        }
+    }
+    if let Err(lagged) = events.complete(&region) {
+        let _ = out.send(Err(lagged.to_status())).await;
+    }
 }
 
 async fn watch_regions(

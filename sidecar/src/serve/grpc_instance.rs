@@ -229,40 +229,43 @@ async fn listen(
     mut let_go: oneshot::Receiver<()>,
     out: mpsc::Sender<Result<AttachResponse, Status>>,
 ) {
+    let end = tokio::select! {
+        // First: an arbiter that ends lets go, too.
+        biased;
+        () = stopped(&mut stopping) => Some(stopping_failure()),
+        failure = link.host.set_aside() => Some(failure),
+        _ = &mut let_go => None,
+        () = out.closed() => None,
+        end = pass_on(&mut incoming, &link) => end.map(|failure| failure.region(&*link.host.name)),
+    };
+    if let Some(failure) = end {
+        let _ = out.try_send(Err(failure.to_status()));
+    }
+}
+
+/// One message after the other, each once the arbiter has taken the one before: a flood of one instance fills its own stream
+/// and not the queue that the region's instances share.
+async fn pass_on(incoming: &mut Streaming<AttachRequest>, link: &Link) -> Option<Failure> {
     loop {
-        let message = tokio::select! {
-            // First: an arbiter that ends lets go, too.
-            biased;
-            () = stopped(&mut stopping) => {
-                let _ = out.try_send(Err(stopping_failure().to_status()));
-                return;
-            }
-            failure = link.host.set_aside() => {
-                let _ = out.try_send(Err(failure.to_status()));
-                return;
-            }
-            _ = &mut let_go => return,
-            () = out.closed() => return,
-            message = incoming.message() => message,
-        };
-        let message = match message {
+        let message = match incoming.message().await {
             Ok(Some(message)) => message,
-            Ok(None) => return,
-            Err(status) => {
-                if let Some(failure) = too_large::failure(&status) {
-                    let _ = out.try_send(Err(failure.region(&*link.host.name).to_status()));
-                }
-                return;
-            }
+            Ok(None) => return None,
+            Err(status) => return too_large::failure(&status),
         };
         if matches!(message.message, Some(attach_request::Message::Hello(_))) {
-            let failure = Failure::new(ErrorReason::InvalidField, "Hello comes once").region(&*link.host.name);
-            let _ = out.try_send(Err(failure.expected("another message").found("a second Hello").to_status()));
-            return;
+            let failure = Failure::new(ErrorReason::InvalidField, "Hello comes once");
+            return Some(failure.expected("another message").found("a second Hello"));
         }
         // What a later release says beyond this is passed over: its instances attach here, too.
         if let Some(message) = convert::from_instance(message) {
-            link.host.arbiter.message(link.incarnation, message);
+            let (taken, was_taken) = oneshot::channel();
+            link.host.arbiter.message_taken(
+                link.incarnation,
+                message,
+                Box::new(move |()| taken.send(()).unwrap_or_default()),
+            );
+            // Dropped by an arbiter that is gone, which ends the stream elsewhere.
+            let _ = was_taken.await;
         }
     }
 }

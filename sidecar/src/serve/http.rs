@@ -8,10 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -20,13 +19,13 @@ use heirloom_proto::Failure;
 use heirloom_proto::v1::ErrorReason;
 use heirloom_region::arbiter::{Outcome, Role};
 use tokio::sync::watch;
-use tonic::Code;
 
 use super::exposition::negotiate;
 use super::grpc_control::Control;
 use super::host::Host;
 use super::hosts::Slot;
 use super::http_guard::Guard;
+use super::http_input::{BODY_BYTES_MAX, Body, Names, Pairs, Refused, no_such_method, no_such_path, retry_after};
 use super::http_options::{self, Options};
 use super::limit::Limited;
 use super::{convert, http_metrics, switch};
@@ -34,7 +33,6 @@ use crate::output;
 
 /// Webhooks give up after 10 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(9);
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// Records of a history if the caller does not say.
 const HISTORY_DEFAULT: usize = 20;
 const HISTORY_MAX: usize = 1000;
@@ -62,7 +60,6 @@ impl Connected<IncomingStream<'_, Limited>> for Ends {
 }
 
 type Shared = State<Arc<Http>>;
-type Pairs = Query<Vec<(String, String)>>;
 
 pub(crate) fn router(http: Http) -> Router {
     Router::new()
@@ -76,48 +73,13 @@ pub(crate) fn router(http: Http) -> Router {
         .route("/v1/regions/{region}/handovers", get(history))
         .route("/v1/regions/{region}/handovers/{number}", get(handover))
         .route("/v1/regions/{region}/instances/{instance}/traffic", get(traffic))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Arc::new(http))
 }
 
-/// A failure as the command line prints it, with the status that webhooks understand.
-pub(crate) struct Refused(String, Failure);
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Refused(failure.region.clone().unwrap_or_default(), failure)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let Refused(region, failure) = self;
-        (status_of(failure.reason), retry_after(failure.reason), Json(output::Handover::refused(&region, &failure)))
-            .into_response()
-    }
-}
-
-fn status_of(reason: ErrorReason) -> StatusCode {
-    match reason.code() {
-        Code::InvalidArgument => StatusCode::BAD_REQUEST,
-        Code::PermissionDenied | Code::Unauthenticated => StatusCode::FORBIDDEN,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::FailedPrecondition | Code::Aborted => StatusCode::CONFLICT,
-        Code::ResourceExhausted => StatusCode::INSUFFICIENT_STORAGE,
-        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn retry_after(reason: ErrorReason) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if reason.code() == Code::Unavailable {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    headers
-}
-
-async fn metrics_of_all(State(http): Shared, Query(pairs): Pairs, headers: HeaderMap) -> Result<Response, Refused> {
+async fn metrics_of_all(State(http): Shared, Pairs(pairs): Pairs, headers: HeaderMap) -> Result<Response, Refused> {
     let scope = pairs.iter().find(|(name, _)| name == "scope").map(|(_, scope)| scope.as_str());
     let hosts = match scope {
         None => http.control.hosts.serving(),
@@ -132,7 +94,7 @@ async fn metrics_of_all(State(http): Shared, Query(pairs): Pairs, headers: Heade
 
 async fn metrics_of_one(
     State(http): Shared,
-    Path(region): Path<String>,
+    Names(region): Names<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let host = http.control.hosts.host(&region)?;
@@ -174,7 +136,7 @@ async fn regions(State(http): Shared, headers: HeaderMap) -> Result<Json<Vec<out
 
 async fn region(
     State(http): Shared,
-    Path(name): Path<String>,
+    Names(name): Names<String>,
     headers: HeaderMap,
 ) -> Result<Json<Vec<output::Region>>, Refused> {
     http.guard.same_site(&headers)?;
@@ -183,8 +145,8 @@ async fn region(
 
 async fn history(
     State(http): Shared,
-    Path(name): Path<String>,
-    Query(pairs): Pairs,
+    Names(name): Names<String>,
+    Pairs(pairs): Pairs,
     headers: HeaderMap,
 ) -> Result<Json<Vec<output::Handover>>, Refused> {
     http.guard.same_site(&headers)?;
@@ -201,7 +163,7 @@ async fn history(
 
 async fn handover(
     State(http): Shared,
-    Path((name, number)): Path<(String, String)>,
+    Names((name, number)): Names<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<output::Handover>, Refused> {
     http.guard.same_site(&headers)?;
@@ -217,7 +179,7 @@ async fn handover(
 }
 
 /// For gateways that ask before they send: 200 while this instance, or this version, owns.
-async fn traffic(State(http): Shared, Path((name, instance)): Path<(String, String)>) -> Result<Response, Refused> {
+async fn traffic(State(http): Shared, Names((name, instance)): Names<(String, String)>) -> Result<Response, Refused> {
     let host = http.control.hosts.host(&name)?;
     let status = host.status().await?;
     let meant = |i: &&heirloom_region::arbiter::InstanceStatus| i.instance == instance || i.version == instance;
@@ -235,13 +197,13 @@ async fn traffic(State(http): Shared, Path((name, instance)): Path<(String, Stri
 async fn verb(
     State(http): Shared,
     ConnectInfo(ends): ConnectInfo<Ends>,
-    Path(path): Path<String>,
-    Query(pairs): Pairs,
+    Names(path): Names<String>,
+    Pairs(pairs): Pairs,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let (name, verb) = path.split_once(':').unwrap_or((&path, ""));
-    let about = |failure: Failure| Refused(name.to_owned(), failure);
+    let about = |failure: Failure| Refused::about(name, failure);
     let caller = http.guard.verb(ends.peer, ends.local, &headers).map_err(|failure| {
         tracing::warn!(peer = %ends.peer, %failure, "HTTP caller denied");
         about(failure)
@@ -273,7 +235,8 @@ async fn abort(host: &Host, options: Options) -> Result<Response, Refused> {
 }
 
 async fn answer(host: &Host, mut switch: switch::Switch) -> Response {
-    match tokio::time::timeout(ANSWER_WITHIN, switch.decided()).await {
+    let mut last = None;
+    match tokio::time::timeout(ANSWER_WITHIN, switch.decided(&mut last)).await {
         Ok(Ok(record)) => {
             let status = match record.outcome {
                 Outcome::Aborted => StatusCode::CONFLICT,
@@ -281,12 +244,8 @@ async fn answer(host: &Host, mut switch: switch::Switch) -> Response {
             };
             (status, Json(output::Handover::from(&convert::record(&host.name, &record)))).into_response()
         }
-        Ok(Err(failure)) => Refused(host.name.clone(), failure).into_response(),
+        Ok(Err(failure)) => Refused::about(&host.name, failure).into_response(),
         Err(_) => {
-            let mut last = None;
-            while let Ok(event) = switch.events.try_recv() {
-                last = Some(event.record);
-            }
             let running = match last {
                 Some(record) => output::Handover::from(&convert::record(&host.name, &record)),
                 None => {

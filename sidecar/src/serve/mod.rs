@@ -13,12 +13,14 @@
 mod convert;
 mod descriptors;
 mod exposition;
+mod follower;
 mod grpc_control;
 mod grpc_instance;
 mod host;
 mod hosts;
 mod http;
 mod http_guard;
+mod http_input;
 mod http_metrics;
 mod http_options;
 mod journal;

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::convert;
+use super::follower::{Events, follower};
 use super::host::Host;
 use super::hosts::bad_name;
 
@@ -31,7 +32,7 @@ const NOTE_BYTES_MAX: usize = 512;
 /// A handover on its way.
 pub(crate) struct Switch {
     host: Arc<Host>,
-    pub(crate) events: mpsc::UnboundedReceiver<HandoverEvent>,
+    events: Events,
     answer: oneshot::Receiver<Result<Record, Refusal>>,
 }
 
@@ -112,19 +113,24 @@ pub(crate) fn short_instance(region: &str, instance: &str) -> Result<String, Fai
 
 impl Switch {
     fn begin(host: Arc<Host>, call: impl FnOnce(&Arbiter, Observer, Reply<Result<Record, Refusal>>)) -> Switch {
-        let (event, events) = mpsc::unbounded_channel();
+        let (observer, events) = follower();
         let (reply, answer) = oneshot::channel();
-        let observer = Box::new(move |it| drop(event.send(it)));
         call(&host.arbiter, observer, Box::new(move |it| drop(reply.send(it))));
         Switch { host, events, answer }
     }
 
-    /// Waits until it is decided. May be called again after it was cancelled.
+    /// Waits until it is decided; `last` is what was heard of it on the way. May be called again after it was cancelled.
     ///
     /// # Errors
     /// Refused: nothing changed. `SHUTTING_DOWN`: not known.
-    pub(crate) async fn decided(&mut self) -> Result<Record, Failure> {
-        decided(&self.host, &mut self.answer).await
+    pub(crate) async fn decided(&mut self, last: &mut Option<Record>) -> Result<Record, Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => *last = Some(event.record),
+                record = decided(&self.host, &mut self.answer) => return record,
+            }
+        }
     }
 
     /// The events as a stream that ends as the protocol says: OK if the target owns, else with the reason.
@@ -169,7 +175,7 @@ impl Switch {
             }
         }
         let Some(record) = verdict else { return Ok(()) };
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(event) = self.events.try_recv() {
             send(out, &region, &mut last, event).await;
         }
         if last.as_ref().is_none_or(|l: &Record| !l.is_decided()) {
@@ -181,6 +187,7 @@ impl Switch {
         }
         if follow_drain && record.number != 0 {
             self.forward_drain(&region, &mut last, out).await;
+            self.events.complete(&region)?;
         }
         Ok(())
     }

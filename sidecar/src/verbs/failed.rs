@@ -223,6 +223,11 @@ pub(crate) fn is_lost(status: &Status) -> bool {
     may && Failure::from_status(status).is_none() && status.source().is_some()
 }
 
+/// A watcher that read too slowly was let go: it starts anew.
+pub(crate) fn is_lagged(status: &Status) -> bool {
+    status.code() == Code::OutOfRange
+}
+
 /// An error and its causes on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());

@@ -2,7 +2,7 @@
 //!
 //! A pump owns the connection and speaks in [`Step`]s; the loop in `switch` owns the signals. Invariants:
 //! - every request carries a request id, so that sending it again joins what runs instead of repeating it;
-//! - a lost stream is joined again for up to [`REJOIN_WITHIN`] after the last word, then the outcome is unknown;
+//! - a lost stream, or one that we read too slowly, is joined again for up to [`REJOIN_WITHIN`] after the last word, then the outcome is unknown;
 //! - before anything was sent, nobody answering is "unreachable", never "unknown".
 
 use std::time::Duration;
@@ -121,6 +121,7 @@ async fn attempt(
                 }
             }
             Ok(None) => return Attempt::Over(Step::End),
+            Err(status) if is_lagged(&status) => return Attempt::Lost(status.message().to_owned()),
             Err(status) => return ended(&status),
         }
     }
@@ -133,6 +134,12 @@ fn ended(status: &Status) -> Attempt {
     } else {
         Attempt::Over(Step::Refused(failed))
     }
+}
+
+/// We read too slowly, stopped in a shell, say: what was asked goes on, and is joined again. (Refused at once it is another
+/// matter: there is no room for one more.)
+fn is_lagged(status: &Status) -> bool {
+    heirloom_proto::Failure::from_status(status).is_some_and(|f| f.reason == heirloom_proto::v1::ErrorReason::TableFull)
 }
 
 /// A sidecar that is being upgraded says so and comes back.

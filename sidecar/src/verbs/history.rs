@@ -38,14 +38,15 @@ pub(crate) async fn run(
 async fn list(sidecar: &Sidecar, region: &str, lines: usize) -> Result<Vec<HandoverRecord>, Failed> {
     let mut client = sidecar.client().await?;
     let (mut all, mut page_token) = (Vec::new(), String::new());
-    while all.len() < lines {
-        let page_size = i32::try_from(lines - all.len()).unwrap_or(i32::MAX);
+    // Asked at least once: none at all of a region that does not exist is a mistake, too.
+    loop {
+        let page_size = i32::try_from(lines - all.len()).unwrap_or(i32::MAX).max(1);
         let request = ListHandoversRequest { parent: names::region(region), page_size, page_token: page_token.clone() };
         let page = sidecar.answer(Asked::ToRead, client.list_handovers(request)).await?;
         let is_last =
             page.next_page_token.is_empty() || page.next_page_token == page_token || page.handovers.is_empty();
         all.extend(page.handovers);
-        if is_last {
+        if is_last || all.len() >= lines {
             break;
         }
         page_token = page.next_page_token;

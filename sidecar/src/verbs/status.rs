@@ -9,7 +9,7 @@ use heirloom_proto::v1::instance::Role;
 use heirloom_proto::v1::{self, GetRegionRequest, ListRegionsRequest, WatchRegionsRequest};
 
 use super::connect::Sidecar;
-use super::failed::{Asked, Failed};
+use super::failed::{Asked, Failed, is_lagged};
 use super::print::{Printer, bytes, counts, table};
 use crate::output::time::{ago, micros};
 use crate::output::{Handover, Region};
@@ -22,10 +22,11 @@ pub(crate) async fn run(sidecar: &Sidecar, printer: Printer, region: Option<&str
     }
     let mut client = sidecar.client().await?;
     let request = WatchRegionsRequest { name: super::region_name(region), after_sequence: 0 };
-    let mut changes = sidecar.answer(Asked::ToRead, client.watch_regions(request)).await?;
+    let mut changes = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await?;
     loop {
         let regions = get(sidecar, region).await?;
-        if printer.is_json() {
+        if printer.quiet {
+        } else if printer.is_json() {
             printer.json_line(&objects(&regions));
         } else {
             let clear = if printer.is_live() { "\x1b[H\x1b[2J" } else { "" };
@@ -34,6 +35,10 @@ pub(crate) async fn run(sidecar: &Sidecar, printer: Printer, region: Option<&str
         match changes.message().await {
             Ok(Some(_)) => {}
             Ok(None) => return Err(Failed::unreachable(sidecar.address(), "the end of the stream")),
+            // The whole state is shown at each change, so what was missed does not matter.
+            Err(status) if is_lagged(&status) => {
+                changes = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await?;
+            }
             Err(status) => return Err(Failed::of_status(&status, Asked::ToRead)),
         }
     }

@@ -13,7 +13,7 @@ use heirloom_proto::v1::{Instance, Region, WatchRegionsRequest};
 use tokio::time::Instant;
 
 use super::connect::Sidecar;
-use super::failed::{Asked, Failed, is_lost};
+use super::failed::{Asked, Failed, is_lagged, is_lost};
 use super::print::Printer;
 use crate::args::Condition;
 use crate::output;
@@ -104,7 +104,7 @@ async fn look(sidecar: &Sidecar, region: &str, condition: &Condition, last: &mut
                 }
             }
             Ok(None) => return Err(Gone::StreamEnded),
-            Err(status) if is_lost(&status) => return Err(Gone::StreamEnded),
+            Err(status) if is_lost(&status) || is_lagged(&status) => return Err(Gone::StreamEnded),
             Err(status) => return Err(failed(Failed::of_status(&status, Asked::ToRead))),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
+use heirloom_proto::reason::exit;
 use heirloom_proto::v1::WatchRegionsRequest;
 
 use super::connect::Sidecar;
-use super::failed::{Asked, Failed};
+use super::failed::{Asked, Failed, is_lagged};
 use super::print::Printer;
 use crate::output::Event;
 
@@ -16,11 +17,12 @@ pub(crate) async fn run(
     after: Option<u64>,
 ) -> Result<u8, Failed> {
     let mut client = sidecar.client().await?;
-    let request = WatchRegionsRequest { name: super::region_name(region), after_sequence: after.unwrap_or(0) };
-    let mut changes = sidecar.answer(Asked::ToRead, client.watch_regions(request)).await?;
+    let mut request = WatchRegionsRequest { name: super::region_name(region), after_sequence: after.unwrap_or(0) };
+    let mut changes = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await?;
     loop {
         match changes.message().await {
             Ok(Some(change)) => {
+                request.after_sequence = change.sequence;
                 let event = Event::from(&change);
                 if printer.quiet {
                 } else if printer.is_json() {
@@ -30,6 +32,11 @@ pub(crate) async fn run(
                 }
             }
             Ok(None) => return Err(Failed::unreachable(sidecar.address(), "the end of the stream")),
+            // The sidecar remembers some time: from there, without a gap, or not at all.
+            Err(status) if is_lagged(&status) => {
+                let again = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await;
+                changes = again.map_err(|failed| Failed { exit_code: exit::REFUSED, ..failed })?;
+            }
             Err(status) => return Err(Failed::of_status(&status, Asked::ToRead)),
         }
     }

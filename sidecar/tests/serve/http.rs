@@ -58,6 +58,29 @@ async fn verbs_are_refused_to_browsers_and_bad_requests_are_named() {
 }
 
 #[tokio::test]
+async fn what_the_framework_refuses_is_an_object_too() {
+    let daemon = Daemon::start().await;
+    let json = "Content-Type: application/json";
+    let large = format!("{{\"note\":\"{}\"}}", "x".repeat(64 << 10));
+    for (head, body, status, reason) in [
+        ("GET /nothing".to_owned(), "", 404, "INVALID_NAME"),
+        ("DELETE /metrics".to_owned(), "", 405, "INVALID_FIELD"),
+        (format!("PUT /v1/regions/shop\n{json}"), "{}", 405, "INVALID_FIELD"),
+        (format!("POST /v1/regions/shop:handover\n{json}"), large.as_str(), 413, "MESSAGE_TOO_LARGE"),
+        ("GET /metrics/%FF".to_owned(), "", 400, "INVALID_FIELD"),
+        ("GET /v1/regions/shop/handovers?n=%FF".to_owned(), "", 400, "INVALID_FIELD"),
+        (format!("POST /v1/regions/shop:handover?note=%FF\n{json}"), "{}", 400, "INVALID_FIELD"),
+        ("GET /metrics?scope=%FF".to_owned(), "", 400, "INVALID_FIELD"),
+    ] {
+        let answer = http(daemon.http(), &head, body).await;
+        let found = answer.json();
+        assert_eq!((answer.status, found["reason"].as_str()), (status, Some(reason)), "{head}: {found}");
+        assert!(found["expected"].is_string() && found["found"].is_string(), "{found}");
+        assert!(status != 405 || answer.headers.contains("allow: "), "{}", answer.headers);
+    }
+}
+
+#[tokio::test]
 async fn prometheus_finds_the_sidecar_itself() {
     let daemon = Daemon::start().await;
     let found = http(daemon.http(), "GET /sd", "").await;

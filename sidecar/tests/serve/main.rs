@@ -2,6 +2,7 @@
 
 mod attach;
 mod control;
+mod followers;
 mod handover;
 mod http;
 mod start;

@@ -37,6 +37,9 @@ pub(crate) struct Script {
     pub(crate) regions: Vec<Region>,
     pub(crate) history: Vec<HandoverRecord>,
     pub(crate) changes: Vec<RegionEvent>,
+    /// So many watchers are let go after their first change, as too slow.
+    pub(crate) lagging: u32,
+    pub(crate) watches: Vec<WatchRegionsRequest>,
     pub(crate) abort: Option<Result<HandoverRecord, Failure>>,
     pub(crate) verify: Vec<VerifyEvent>,
     pub(crate) verify_end: Option<Failure>,
@@ -165,8 +168,17 @@ impl ControlService for Service {
         let regions = all.into_iter().skip(at).take(1).collect();
         Ok(Response::new(ListRegionsResponse { regions, next_page_token: next }))
     }
-    async fn watch_regions(&self, _: Request<WatchRegionsRequest>) -> Answer<Self::WatchRegionsStream> {
-        Ok(listed(self.script.lock().unwrap().changes.clone(), None))
+    async fn watch_regions(&self, request: Request<WatchRegionsRequest>) -> Answer<Self::WatchRegionsStream> {
+        let mut script = self.script.lock().unwrap();
+        script.watches.push(request.into_inner());
+        if script.lagging == 0 {
+            return Ok(listed(script.changes.clone(), None));
+        }
+        script.lagging -= 1;
+        let lagged = Failure::new(ErrorReason::InvalidField, "this watcher read too slowly: start anew").to_status();
+        let lagged = Status::with_details(tonic::Code::OutOfRange, lagged.message(), lagged.details().to_vec().into());
+        let items = [Ok(script.changes[0].clone()), Err(lagged)];
+        Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
     async fn handover(&self, request: Request<HandoverRequest>) -> Answer<Self::HandoverStream> {
         self.script.lock().unwrap().handovers.push(request.into_inner());
@@ -195,7 +207,10 @@ impl ControlService for Service {
         found.map(Response::new).ok_or_else(|| Failure::new(ErrorReason::HandoverNotFound, name).to_status())
     }
     async fn list_handovers(&self, request: Request<ListHandoversRequest>) -> Answer<ListHandoversResponse> {
-        assert_eq!(names::parse_region(&request.into_inner().parent), Some("shop"));
+        let parent = request.into_inner().parent;
+        if names::parse_region(&parent) != Some("shop") {
+            return Err(Failure::new(ErrorReason::RegionNotFound, parent).to_status());
+        }
         let handovers = self.script.lock().unwrap().history.clone();
         Ok(Response::new(ListHandoversResponse { handovers, next_page_token: String::new() }))
     }

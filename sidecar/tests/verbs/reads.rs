@@ -162,3 +162,36 @@ fn names_complete_from_the_running_sidecar() {
     assert!(complete(&["drain", "shop", "i-4"]).starts_with("i-4f2a"));
     assert!(place.run("completions bash").code(0).out.contains("HEIRLOOM_COMPLETE"));
 }
+
+#[test]
+fn a_watcher_that_was_too_slow_goes_on() {
+    let place = Place::new();
+    let changes = vec![change(4, region("shop")), change(5, owned("shop"))];
+    let fake = place.fake(Script { changes, lagging: 1, regions: vec![owned("shop")], ..Default::default() });
+    place.run("wait shop --for owner=2.0.0 -o json").code(0);
+    fake.script.lock().unwrap().lagging = 1;
+    let ran = place.run("watch shop -o jsonl").code(5);
+    assert_eq!(fake.script.lock().unwrap().watches.last().unwrap().after_sequence, 4, "from there, without a gap");
+    assert!(ran.out.contains("\"owned\""), "{ran:?}");
+    fake.script.lock().unwrap().lagging = 1;
+    place.run("status shop -w").code(5).says(&["2.0.0 i-4f2a"]);
+}
+
+#[test]
+fn quiet_watching_says_nothing() {
+    let place = Place::new();
+    let changes = vec![change(4, region("shop"))];
+    let _fake = place.fake(Script { changes, regions: vec![owned("shop")], ..Default::default() });
+    for line in ["status -w -q", "status -w -q -o jsonl", "status -w -q -o json", "watch -q"] {
+        let ran = place.run(line).code(5);
+        assert!(!ran.out.contains("owned") && !ran.out.contains("2.0.0"), "{line}: {ran:?}");
+    }
+}
+
+#[test]
+fn no_records_of_an_unknown_region_are_a_mistake_too() {
+    let place = Place::new();
+    let _fake = place.fake(Script { history: vec![record(Outcome::Committed, Phase::Done)], ..Default::default() });
+    place.run("history nope -n 0").code(3).says(&["REGION_NOT_FOUND"]);
+    assert_eq!(place.run("history shop -n 0 -o json").code(0).json(), json!([]));
+}

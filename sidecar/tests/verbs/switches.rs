@@ -267,6 +267,36 @@ fn force_is_not_taken_from_a_program_that_did_not_say_yes() {
 }
 
 #[test]
+fn a_dry_run_has_no_number() {
+    let place = Place::new();
+    let validated = HandoverRecord { name: names::handover("shop", 0), ..record(Outcome::Validated, Phase::Prepare) };
+    let _fake = place.fake(script(vec![Act::Event(validated)]));
+    let object = place.run("handover shop --dry-run -o json").code(0).json();
+    assert_eq!((&object["outcome"], &object["handover"]), (&json!("validated"), &Value::Null));
+}
+
+#[test]
+fn a_caller_who_was_too_slow_joins_again() {
+    let place = Place::new();
+    let lagged = Failure::new(ErrorReason::TableFull, "this follower read too slowly");
+    let switches = [vec![running(Phase::Precopy), Act::Fail(lagged)], vec![committed()]];
+    let fake = place.fake(Script { switches: switches.into(), ..Default::default() });
+    place.run("handover shop").code(0).says(&["joined again"]);
+    let ids: Vec<_> =
+        fake.script.lock().unwrap().handovers.iter().map(|h| h.options.clone().unwrap().request_id).collect();
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_follower_too_many_is_refused() {
+    let place = Place::new();
+    let full = Failure::new(ErrorReason::TableFull, "no more followers").expected("at most 1024 followers");
+    let _fake = place.fake(script(vec![Act::Fail(full)]));
+    let ran = place.run("handover shop --follow-drain -o json").code(3).says(&["expected at most 1024 followers"]);
+    assert_eq!(ran.json()["reason"], "TABLE_FULL");
+}
+
+#[test]
 fn a_rollback_names_what_it_undoes() {
     let place = Place::new();
     let fake = place.fake(Script { switches: [vec![committed()], vec![committed()]].into(), ..Default::default() });

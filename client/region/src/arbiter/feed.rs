@@ -52,25 +52,39 @@ impl Feed {
             precopy_dirty_pages: dirty_pages,
             precopy_target_pages: target_pages,
         };
-        for (_, observer) in self.observers.iter_mut().filter(|(number, _)| *number == record.number) {
-            observer(event.clone());
-        }
-        if record.is_over() {
-            self.observers.retain(|(number, _)| *number != record.number);
-        }
+        self.observers.retain_mut(|(number, observer)| {
+            *number != record.number || (observer(Some(event.clone())) && !record.is_over())
+        });
     }
 
     /// Adds an observer of this handover, which hears it as it is now at once.
-    pub(crate) fn follow(&mut self, record: &Record, mut observer: Observer, unix_ms: u64) {
+    ///
+    /// # Errors
+    /// `TABLE_FULL` if so many follow already.
+    pub(crate) fn follow(&mut self, record: &Record, observer: Observer, unix_ms: u64) -> Result<(), Refusal> {
+        if self.observers.len() >= LISTENERS_MAX {
+            self.observers.retain_mut(|(_, observer)| observer(None));
+        }
+        if !record.is_over() && self.observers.len() >= LISTENERS_MAX {
+            let words = "no more followers of handovers are taken";
+            let limit = format!("at most {LISTENERS_MAX} followers");
+            return Err(Refusal::new(Reason::TableFull, words).compare(limit, self.observers.len()));
+        }
+        self.follow_own(record, observer, unix_ms);
+        Ok(())
+    }
+
+    /// As [`Feed::follow`], for who began it: never refused, since nobody may keep others from handing over by following.
+    pub(crate) fn follow_own(&mut self, record: &Record, mut observer: Observer, unix_ms: u64) {
         let (sequence, precopy_dirty_pages, precopy_target_pages) = (self.sequence, 0, 0);
-        observer(HandoverEvent {
+        let goes_on = observer(Some(HandoverEvent {
             sequence,
             unix_ms,
             record: record.clone(),
             precopy_dirty_pages,
             precopy_target_pages,
-        });
-        if !record.is_over() && self.observers.len() < LISTENERS_MAX {
+        }));
+        if goes_on && !record.is_over() {
             self.observers.push((record.number, observer));
         }
     }

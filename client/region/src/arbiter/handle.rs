@@ -1,7 +1,8 @@
 //! The handle that transports hold: every call is a message to the arbiter's thread, and returns at once.
 //!
-//! The queue is bounded: what does not fit is refused as `SHUTTING_DOWN`, as it is once the thread has ended. Dropping the last handle without [`Arbiter::shutdown`] is a crash of the arbiter: data planes go on, and the next
-//! arbiter recovers.
+//! The queue is bounded: what does not fit is refused as `SHUTTING_DOWN`, as it is once the thread has ended; what instances say
+//! always fits if they wait for it ([`Arbiter::message_taken`]). Dropping the last handle without [`Arbiter::shutdown`] is a
+//! crash of the arbiter: data planes go on, and the next arbiter recovers.
 
 use std::fmt;
 use std::ops::Range;
@@ -115,9 +116,14 @@ impl Arbiter {
     ) {
         self.send(Command::Attach { hello, pidfd, outbox, reply });
     }
-    /// Something that an instance said. Ignored if it is not attached any more.
+    /// Something that an instance said. Ignored if it is not attached any more, and dropped if the queue is full.
     pub fn message(&self, incarnation: u64, message: FromInstance) {
-        self.send(Command::Message { incarnation, message });
+        self.send(Command::Message { incarnation, message, taken: None });
+    }
+    /// As [`Arbiter::message`], and never dropped: `taken` is called once the arbiter has heard it. Who waits for that before the
+    /// next message of the same instance keeps a flood of one from taking the others' room.
+    pub fn message_taken(&self, incarnation: u64, message: FromInstance, taken: Reply<()>) {
+        self.send(Command::Message { incarnation, message, taken: Some(taken) });
     }
     /// The stream is gone: the instance keeps row and role until its death is proved or it comes back.
     pub fn disconnected(&self, incarnation: u64) {

@@ -1,4 +1,7 @@
 //! The queue between handles and thread: bounded, and open as long as the thread runs.
+//!
+//! What must not be lost has room in a full queue: the end of the thread, the end of a stream, a death, and a message whose
+//! sender waits until it was taken. Each of them is at most one for each stream, so the queue stays bounded.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -29,6 +32,8 @@ pub(crate) enum Command {
     Message {
         incarnation: u64,
         message: FromInstance,
+        /// Its sender says nothing more until it was taken.
+        taken: Option<Reply<()>>,
     },
     Disconnected {
         incarnation: u64,
@@ -93,6 +98,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// True for what is taken into a full queue, too.
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Vanish | Self::Shutdown { .. } | Self::Disconnected { .. } | Self::ProvedDead { .. } => true,
+            Self::Message { taken, .. } => taken.is_some(),
+            _ => false,
+        }
+    }
+
     /// Answers with a refusal, where the answer can be one.
     fn refuse(self, refusal: &Refusal) {
         let no = refusal.clone();
@@ -128,9 +142,8 @@ impl Mailbox {
     }
     pub(crate) fn push(&self, command: Command) {
         let mut queue = self.queue();
-        let room = matches!(command, Command::Vanish | Command::Shutdown { .. });
         match queue.as_mut() {
-            Some(waiting) if room || waiting.len() < QUEUE_MAX => waiting.push_back(command),
+            Some(waiting) if command.has_room() || waiting.len() < QUEUE_MAX => waiting.push_back(command),
             _ => {
                 drop(queue);
                 return command.refuse(&Refusal::new(Reason::ShuttingDown, "the arbiter has ended, or is overrun"));

@@ -73,7 +73,7 @@ impl Runner {
         } else {
             let (version, start_ticks) = (label.to_owned(), hello.start_ticks);
             let newcomer = Newcomer { version, pid: hello.pid, uid: hello.uid, start_ticks, token };
-            self.ground.seat(&newcomer).map_err(refused)?
+            self.seat_newcomer(&newcomer).map_err(refused)?
         };
         let (incarnation, instance) = (row.incarnation, row.instance.clone());
         let mut session = Session::new(&row, 0);
@@ -85,6 +85,17 @@ impl Runner {
         let row = session.row;
         self.sessions.insert(incarnation, session);
         Ok((incarnation, Welcome { instance, resume_token: token, incarnation, row, liveness }))
+    }
+
+    /// Rows of the dead are looked for before a table counts as full: the next probe would free them only later.
+    fn seat_newcomer(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault> {
+        match self.ground.seat(newcomer) {
+            Err(full) if full.reason == Reason::TableFull => {
+                self.probe_all();
+                self.ground.seat(newcomer)
+            }
+            seated => seated,
+        }
     }
 
     /// The same process with a new stream. What it declared stands until it declares anew.

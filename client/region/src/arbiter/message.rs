@@ -14,8 +14,9 @@ use super::status::{HandoverEvent, RegionEvent};
 /// Where an answer goes: called exactly once, on the arbiter's thread, so it must not block. Dropped uncalled only when
 /// the arbiter vanishes.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
-/// Hears each change of one handover, and the last record once it is over; then it is dropped. Must not block.
-pub type Observer = Box<dyn FnMut(HandoverEvent) + Send>;
+/// Hears each change of one handover until it answers `false`, and the last record once it is over; then it is dropped. Must
+/// not block: one that has no room for more answers `false`. `None` only asks whether anybody is there.
+pub type Observer = Box<dyn FnMut(Option<HandoverEvent>) -> bool + Send>;
 /// Hears each change of the region until it answers `false`. Must not block.
 pub type Watcher = Box<dyn FnMut(RegionEvent) -> bool + Send>;
 

@@ -97,7 +97,10 @@ impl Runner {
     fn command(&mut self, command: Command) {
         match command {
             Command::Attach { hello, pidfd, outbox, reply } => self.attach(hello, pidfd, outbox, reply),
-            Command::Message { incarnation, message } => self.message(incarnation, message),
+            Command::Message { incarnation, message, taken } => {
+                self.message(incarnation, message);
+                taken.into_iter().for_each(|taken| taken(()));
+            }
             Command::Disconnected { incarnation } => self.disconnected(incarnation),
             Command::ProvedDead { incarnation } => self.dead(incarnation),
             Command::Handover { request, caller, observer, reply } => self.handover(request, caller, observer, reply),
@@ -180,13 +183,18 @@ impl Runner {
         }
         self.drains_due(now);
         if self.probe <= now {
-            self.probe = now + PROBE_EVERY;
-            self.reclaim_remains();
-            let dead = |s: &Session| s.row.is_some_and(|row| self.ground.is_dead(row));
-            let dead: Vec<u64> = self.sessions.iter().filter(|(_, s)| dead(s)).map(|(&id, _)| id).collect();
-            for id in dead {
-                self.dead(id);
-            }
+            self.probe_all();
+        }
+    }
+
+    /// Asks whether anybody is dead, and frees what the dead held.
+    pub(super) fn probe_all(&mut self) {
+        self.probe = Instant::now() + PROBE_EVERY;
+        self.reclaim_remains();
+        let dead = |s: &Session| s.has_exited() || s.row.is_some_and(|row| self.ground.is_dead(row));
+        let dead: Vec<u64> = self.sessions.iter().filter(|(_, s)| dead(s)).map(|(&id, _)| id).collect();
+        for id in dead {
+            self.dead(id);
         }
     }
 

@@ -175,7 +175,7 @@ impl Runner {
             active.refusal = asked.refusal;
             active.replies.push(asked.reply);
             if let Some(record) = self.journal.get(number) {
-                self.feed.follow(record, asked.observer, unix_ms());
+                self.feed.follow_own(record, asked.observer, unix_ms());
             }
         }
         self.active = Some(active);

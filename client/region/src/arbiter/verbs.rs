@@ -103,7 +103,10 @@ impl Runner {
                 (asked.reply)(Err(refusal.about(known.number)));
                 return None;
             }
-            self.feed.follow(known, asked.observer, unix_ms());
+            if let Err(refusal) = self.feed.follow(known, asked.observer, unix_ms()) {
+                (asked.reply)(Err(refusal.about(known.number)));
+                return None;
+            }
             match &mut self.active {
                 Some(active) if active.number == known.number => active.replies.push(asked.reply),
                 _ => (asked.reply)(Ok(known.clone())),
@@ -155,7 +158,7 @@ impl Runner {
 
     /// Answers with a record that is not kept.
     fn done(&mut self, asked: Asked, record: Record) {
-        self.feed.follow(&record, asked.observer, unix_ms());
+        self.feed.follow_own(&record, asked.observer, unix_ms());
         (asked.reply)(Ok(record));
     }
 
@@ -246,8 +249,7 @@ impl Runner {
 
     pub(super) fn watch_handover(&mut self, number: u64, observer: Observer) -> Result<(), Refusal> {
         let record = self.journal.find(number)?;
-        self.feed.follow(record, observer, unix_ms());
-        Ok(())
+        self.feed.follow(record, observer, unix_ms()).map_err(|refusal| refusal.about(number))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::arbiter::ground::{
 };
 use crate::arbiter::handle::VerifyReport;
 use crate::arbiter::needs::Present;
+use crate::arbiter::reason::Reason;
 
 /// What the region holds and what goes wrong with it. Outlives its arbiters.
 #[derive(Default)]
@@ -35,6 +36,8 @@ pub(in crate::arbiter) struct World {
     pub(in crate::arbiter) slices: Option<u64>,
     pub(in crate::arbiter) round_fault: Option<Fault>,
     pub(in crate::arbiter) seats: u64,
+    /// Rows of the instance table.
+    pub(in crate::arbiter) rows_max: Option<usize>,
     pub(in crate::arbiter) reclaimed: Vec<u64>,
 }
 
@@ -110,6 +113,9 @@ impl Ground for Fake {
     }
     fn seat(&mut self, n: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault> {
         let mut world = self.world();
+        if world.rows_max.is_some_and(|max| world.rows.len() >= max) {
+            return Err(Fault { reason: Reason::TableFull, message: "instances".into(), limit: None });
+        }
         world.seats += 1;
         let number = world.seats;
         let row = Row {

@@ -161,3 +161,15 @@ fn a_death_between_two_probes_is_seen_in_time() {
     region.arbiter.message(old.id(), FromInstance::Leave { drain_timeout: Some(after) });
     assert_eq!(region.status().state, State::Vacant, "the dead say nothing");
 }
+
+#[test]
+fn an_attach_that_meets_a_full_table_looks_for_the_dead_first() {
+    let region = Region::new();
+    region.ground.world().rows_max = Some(2);
+    let (owner, one) = (region.owner("1.0.0"), region.attach("2.0.0"));
+    assert_eq!(region.attach_as(hello("2.0.0")).err().expect("refused").reason, Reason::TableFull);
+    region.kill(&one);
+    let next = region.attach_as(hello("2.0.0")).expect("the dead one's row is free");
+    let there: Vec<u64> = region.status().instances.iter().map(|i| i.incarnation).collect();
+    assert_eq!(there, [owner.id(), next.id()]);
+}

@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps: each step awaits the message or the state that must come, within [`SOON`].
 
+mod crowd;
 mod fake;
 mod handover;
 mod killed;

@@ -137,7 +137,7 @@ impl Asked {
     pub(in crate::arbiter) fn new(call: impl FnOnce(Observer, Reply<Result<Record, Refusal>>)) -> Self {
         let (sender, events) = channel();
         let (answers, answer) = channel();
-        let observer = Box::new(move |event| drop(sender.send(event)));
+        let observer = Box::new(move |event: Option<_>| event.is_none_or(|event| sender.send(event).is_ok()));
         call(observer, Box::new(move |answer| drop(answers.send(answer))));
         Self { events, answer }
     }
