@@ -19,7 +19,7 @@ pub mod entry;
 pub use entry::{BOUNDS_MAX, Kind};
 
 use crate::alloc::{self, OwnedAreas};
-use crate::directory::entry::{Decoded, Entry, key_hash, mix};
+use crate::directory::entry::{Decoded, Entry, Space, key_hash, mix};
 use crate::error::{Corrupt, Error, Full, Generation, NotReady, WriteError};
 use crate::layout::{EXTENT, Segment, SegmentKind};
 use crate::mapping::Mapping;
@@ -35,7 +35,7 @@ pub(crate) const SECTION_BYTES: u64 = 16 * 1024;
 /// What an entry is found by. Families and series of one name differ.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key<'a> {
-    family: bool,
+    space: Space,
     name: &'a str,
     labels: &'a [(&'a str, &'a str)],
     hash: u64,
@@ -43,17 +43,22 @@ pub(crate) struct Key<'a> {
 
 impl<'a> Key<'a> {
     pub(crate) fn family(name: &'a str) -> Self {
-        Self { family: true, name, labels: &[], hash: key_hash(true, name, &[]) }
+        Self::new(Space::Families, name, &[])
     }
 
     /// `labels` sorted.
     pub(crate) fn object(name: &'a str, labels: &'a [(&'a str, &'a str)]) -> Self {
-        Self { family: false, name, labels, hash: key_hash(false, name, labels) }
+        Self::new(Space::Objects, name, labels)
+    }
+
+    /// `labels` sorted.
+    pub(crate) fn new(space: Space, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> Self {
+        Self { space, name, labels, hash: key_hash(space, name, labels) }
     }
 
     fn is_of(&self, entry: &Entry) -> bool {
         let pairs = entry.labels.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        self.family == (entry.kind == Kind::Family) && self.name == entry.name && self.labels.iter().copied().eq(pairs)
+        self.space == entry.kind.space() && self.name == entry.name && self.labels.iter().copied().eq(pairs)
     }
 }
 
@@ -86,7 +91,7 @@ impl<'m> Directory<'m> {
         Self::new(mapping, mapping.segment(SegmentKind::SharedIndex), base, false)
     }
 
-    /// What the owner alone writes: cells.
+    /// What the owner alone writes: cells and series.
     pub(crate) fn owned(mapping: &'m Mapping) -> Self {
         let areas = OwnedAreas::of(mapping);
         Self::new(mapping, areas.index, areas.arena.offset, true)
@@ -259,7 +264,7 @@ impl<'m> Directory<'m> {
         self.mapping.words(bucket, BUCKET_SLOTS).ok()
     }
 
-    fn slot_word(&self, offset: u64, hash: u64) -> u64 {
+    pub(crate) fn slot_word(&self, offset: u64, hash: u64) -> u64 {
         ((offset - self.base) / 8) | (tag(hash) << 40)
     }
 

@@ -18,6 +18,7 @@ use crate::error::{Corrupt, Error, Generation};
 use crate::mapping::Mapping;
 use crate::objects::cell::{self, Stamp};
 use crate::objects::check_place;
+use crate::series;
 
 mod catalog;
 mod sums;
@@ -88,7 +89,7 @@ pub fn object_counts(mapping: &Mapping) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for (_, decoded) in all_entries(mapping) {
         let name = match decoded {
-            Ok(Decoded::Known(entry)) if entry.kind == Kind::Family => continue,
+            Ok(Decoded::Known(entry)) if matches!(entry.kind, Kind::Family | Kind::SeriesRoot) => continue,
             Ok(Decoded::Known(entry)) => entry.kind.as_str().to_owned(),
             Ok(Decoded::Unknown { kind }) => format!("kind-{kind}"),
             Err(_) => "corrupt".to_owned(),
@@ -98,7 +99,7 @@ pub fn object_counts(mapping: &Mapping) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Something in the directories or the cells that is not as a writer of this format leaves it.
+/// Something in the directories, the cells or the series that is not as a writer of this format leaves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectFault {
     /// Which structure, with the object's name where that is known.
@@ -124,24 +125,34 @@ pub(crate) fn places(mapping: &Mapping) -> Vec<Place> {
     [of(Directory::shared(mapping), false), of(Directory::owned(mapping), true)].concat()
 }
 
-/// Checks one entry, and its value if it is a cell's.
+/// Checks one entry, and its value if it is a cell's, its chunks if it is a series'.
 pub(crate) fn fault_at(mapping: &Mapping, place: Place) -> Option<ObjectFault> {
     let directory = if place.is_owned { Directory::owned(mapping) } else { Directory::shared(mapping) };
     let (structure, error) = match directory.read(place.slot).map(|(decoded, _)| decoded) {
         Err(error) => ("directory entry".to_owned(), error),
         Ok(Decoded::Unknown { .. }) => return None,
-        Ok(Decoded::Known(entry)) => (format!("{} {}", entry.kind.as_str(), entry.name), fault_of(mapping, &entry)?),
+        Ok(Decoded::Known(entry)) => (titled(&entry), fault_of(mapping, &entry, place.slot)?),
     };
     Some(ObjectFault { structure, offset: directory.offset(place.slot), error })
 }
 
-/// Checks every entry, and every cell's value.
+fn titled(entry: &Entry) -> String {
+    if entry.kind != Kind::Series {
+        return format!("{} {}", entry.kind.as_str(), entry.name);
+    }
+    let labels: Vec<String> = entry.labels.iter().map(|(n, v)| format!("{n}={v:?}")).collect();
+    format!("series {{{}}}", labels.join(","))
+}
+
+/// Checks every entry, every cell's value and every series' chunks.
 pub fn faults(mapping: &Mapping) -> Vec<ObjectFault> {
     places(mapping).into_iter().filter_map(|place| fault_at(mapping, place)).collect()
 }
 
-fn fault_of(mapping: &Mapping, entry: &Entry) -> Option<Corrupt> {
+fn fault_of(mapping: &Mapping, entry: &Entry, slot: u64) -> Option<Corrupt> {
     match entry.kind {
+        Kind::Series => series_fault(mapping, slot, entry.payload),
+        Kind::SeriesRoot => series::check_root(mapping, entry).err(),
         Kind::Cell => match cell::read_entry(mapping, entry) {
             Err(Error::Corrupt(error)) => Some(error),
             _ => None,
@@ -152,6 +163,18 @@ fn fault_of(mapping: &Mapping, entry: &Entry) -> Option<Corrupt> {
             Ok(None) => Some(Corrupt::field("series' family", entry.payload, "an entry in the directory", 0)),
             Err(error) => Some(error),
         },
+    }
+}
+
+fn series_fault(mapping: &Mapping, slot: u64, number: u64) -> Option<Corrupt> {
+    let checked = match series::View::of(mapping) {
+        Ok(Some(view)) => view.check(slot, number),
+        Ok(None) => Err(Corrupt::field("series' root", 0, "an entry in the owned directory", 0).into()),
+        Err(error) => Err(error.into()),
+    };
+    match checked {
+        Err(Error::Corrupt(error)) => Some(error),
+        _ => None,
     }
 }
 

@@ -16,6 +16,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
 /// Most labels of one series.
 pub const LABELS_MAX: usize = 32;
+/// Most labels of one time series.
+pub const SERIES_LABELS_MAX: usize = 256;
+/// Longest name or value of a time series' label in bytes; all of them together are bounded by the entry's 16 KiB.
+pub const SERIES_TEXT_BYTES_MAX: usize = 12 * 1024;
 /// Longest text of a family's help in bytes.
 pub const HELP_BYTES_MAX: usize = 2048;
 /// Longest version label in bytes.
@@ -172,6 +176,31 @@ pub fn labels<'a>(labels: &[(&'a str, &'a str)], histogram: bool) -> Result<Vec<
     }
     sorted.retain(|(_, value)| !value.is_empty());
     Ok(sorted)
+}
+
+/// Checks a time series' labels, `__name__` among them: sorted by name, each once, none empty. Prometheus takes any UTF-8,
+/// and so do series.
+///
+/// # Errors
+/// [`Misuse::Name`], [`Misuse::Argument`].
+pub fn series_labels(labels: &[(&str, &str)]) -> Result<(), Misuse> {
+    if labels.is_empty() || labels.len() > SERIES_LABELS_MAX {
+        let found = format!("{}, expected 1 to {SERIES_LABELS_MAX}", labels.len());
+        return Err(Misuse::Argument { what: "number of labels", found });
+    }
+    for (i, (name, value)) in labels.iter().enumerate() {
+        if name.is_empty() || value.is_empty() {
+            return Err(refuse("series label", &format!("{name}={value}"), "neither name nor value is empty"));
+        }
+        if i > 0 && labels[i - 1].0 >= *name {
+            return Err(refuse("series label", name, "labels sorted by name, each once"));
+        }
+        if name.len() > SERIES_TEXT_BYTES_MAX || value.len() > SERIES_TEXT_BYTES_MAX {
+            let found = format!("{} and {} bytes, at most {SERIES_TEXT_BYTES_MAX}", name.len(), value.len());
+            return Err(Misuse::Argument { what: "series label", found });
+        }
+    }
+    Ok(())
 }
 
 /// Checks one label's name.

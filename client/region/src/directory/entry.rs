@@ -8,7 +8,7 @@
 //! ```text
 //! word 0  len_words:32 | kind:16 | version:16       (lowest bits first)
 //!      1  hash of the key
-//!      2  payload: lane word, offset in the owned area, or (family) the members' kind
+//!      2  payload: lane word, offset in the owned area, series' number, or (family) the members' kind
 //!      3  words:32 | labels:16 | bounds:16
 //!      4  created, Unix milliseconds
 //!      5  name_len:16 | labels_len:16 | help_len:16 | unit_len:16
@@ -45,16 +45,30 @@ pub enum Kind {
     Gauge = 5,
     /// Bytes, written by the owner.
     Cell = 6,
+    /// Samples, appended by the owner.
+    Series = 7,
     /// What the series of one metric name have in common.
     Family = 32,
+    /// Where the series are.
+    SeriesRoot = 33,
 }
 
 impl Kind {
+    const ALL: [Kind; 9] = [
+        Kind::Counter,
+        Kind::FloatCounter,
+        Kind::Histogram,
+        Kind::UpDownGauge,
+        Kind::Gauge,
+        Kind::Cell,
+        Kind::Series,
+        Kind::Family,
+        Kind::SeriesRoot,
+    ];
+
     /// The kind with this number, if this build knows it.
     pub fn from_number(number: u16) -> Option<Kind> {
-        [Kind::Counter, Kind::FloatCounter, Kind::Histogram, Kind::UpDownGauge, Kind::Gauge, Kind::Cell, Kind::Family]
-            .into_iter()
-            .find(|k| *k as u16 == number)
+        Self::ALL.into_iter().find(|k| *k as u16 == number)
     }
 
     /// Its name in errors and listings.
@@ -66,7 +80,19 @@ impl Kind {
             Kind::UpDownGauge => "up-down gauge",
             Kind::Gauge => "gauge",
             Kind::Cell => "cell",
+            Kind::Series => "series",
             Kind::Family => "family",
+            Kind::SeriesRoot => "series root",
+        }
+    }
+
+    /// What its name is unique in. Part of the format: keys are hashed with it.
+    pub(crate) const fn space(self) -> Space {
+        match self {
+            Kind::Family => Space::Families,
+            Kind::Series => Space::Series,
+            Kind::SeriesRoot => Space::Roots,
+            _ => Space::Objects,
         }
     }
 
@@ -76,12 +102,22 @@ impl Kind {
     }
 }
 
+/// Names are unique in one of these: a cell and a series may share theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Space {
+    Objects = 0,
+    Families = 1,
+    Series = 2,
+    Roots = 3,
+}
+
 /// A decoded entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// What it is.
     pub kind: Kind,
-    /// Lane word, offset in the owned area, or the members' kind.
+    /// Lane word, offset in the owned area, series' number, or the members' kind.
     pub payload: u64,
     /// How many lane words.
     pub words: u32,
@@ -122,7 +158,7 @@ impl Entry {
     /// The key's hash: stable across builds, as it places the entry.
     pub(crate) fn hash(&self) -> u64 {
         let labels: Vec<_> = self.labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        key_hash(self.kind == Kind::Family, &self.name, &labels)
+        key_hash(self.kind.space(), &self.name, &labels)
     }
 
     /// The entry as words.
@@ -248,9 +284,12 @@ fn take_text(rest: &mut &[u8], len: usize) -> Option<String> {
 /// Whether an entry holds what [`crate::name`] would have let in: listings print names without looking again.
 fn is_valid(e: &Entry) -> bool {
     let labels: Vec<_> = e.labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    if e.kind == Kind::Series {
+        return name::series_labels(&labels).is_ok();
+    }
     let sorted = name::labels(&labels, e.kind == Kind::Histogram).is_ok_and(|sorted| sorted == labels);
     let named = match e.kind {
-        Kind::Cell => name::object(&e.name).is_ok(),
+        Kind::Cell | Kind::SeriesRoot => name::object(&e.name).is_ok(),
         _ => name::family(&e.name, false).is_ok(),
     };
     sorted && named && name::unit(&e.unit, &e.name).is_ok() && name::help(&e.help).is_ok() && bounds_ok(&e.bounds)
@@ -262,14 +301,14 @@ pub(crate) fn bounds_ok(bounds: &[f64]) -> bool {
 }
 
 /// Hash of a key: FNV-1a over its parts with their lengths, finished as MurmurHash3 does. Part of the format.
-pub(crate) fn key_hash(family: bool, name: &str, labels: &[(&str, &str)]) -> u64 {
+pub(crate) fn key_hash(space: Space, name: &str, labels: &[(&str, &str)]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut eat = |bytes: &[u8]| {
         for b in bytes {
             hash = (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
         }
     };
-    eat(&[u8::from(family)]);
+    eat(&[space as u8]);
     for part in std::iter::once(name).chain(labels.iter().flat_map(|(n, v)| [*n, *v])) {
         eat(&(part.len() as u32).to_le_bytes());
         eat(part.as_bytes());

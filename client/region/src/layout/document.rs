@@ -34,6 +34,22 @@ fn the_sizes_are_the_codes() {
 }
 
 #[test]
+fn the_series_are_the_codes() {
+    use crate::series::layout::{BLOCK, BLOCK_HEADER, CLASSES, RECORD_HEADER, ROW, ROWS, SLAB};
+    let code = [
+        ("series row", ROW),
+        ("rows of a block", ROW * ROWS),
+        ("slab of head buffers", SLAB),
+        ("smallest head buffer", CLASSES[0]),
+        ("largest head buffer", CLASSES[CLASSES.len() - 1]),
+        ("block of sealed chunks", BLOCK),
+        ("its header", BLOCK_HEADER),
+        ("a sealed chunk's header", RECORD_HEADER),
+    ];
+    assert_eq!(numbers("Series"), named(&code));
+}
+
+#[test]
 fn page_0_is_the_codes() {
     let code = [
         ("magic", 0),

@@ -101,7 +101,7 @@ pub struct HeaderLimits {
     pub lanes_max: u32,
     /// Gate slots.
     pub slots_max: u32,
-    /// Metric series.
+    /// Metric series, and time series.
     pub series_max: u32,
     /// Control records kept.
     pub history_max: u32,

@@ -20,7 +20,7 @@ pub struct RegionSpec {
     pub lanes_max: u32,
     /// Most threads with a gate slot.
     pub slots_max: u32,
-    /// Most metric series.
+    /// Most metric series, and most time series.
     pub series_max: u32,
     /// Control records that are kept.
     pub history_max: u32,

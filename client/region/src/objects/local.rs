@@ -1,13 +1,16 @@
-//! What one process keeps beside the region for its objects: lanes without a thread, and a lock for each cell.
+//! What one process keeps beside the region for its objects: lanes without a thread, a lock for each cell, and
+//! what appending to the series needs.
 //!
 //! Nothing here outlives the process, and nothing in the region depends on it: it only keeps threads of one process from
 //! getting in each other's way.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use crate::mapping::Mapping;
 use crate::objects::cell::Shared;
 use crate::objects::lane::Lane;
+use crate::series;
 
 /// A cell's name and sorted labels.
 pub(crate) type CellKey = (String, Vec<(String, String)>);
@@ -17,6 +20,7 @@ pub(crate) type CellKey = (String, Vec<(String, String)>);
 pub(crate) struct Local {
     lanes: Mutex<Vec<Lane>>,
     cells: Mutex<HashMap<CellKey, Weak<Shared>>>,
+    series: OnceLock<Arc<series::Shared>>,
 }
 
 impl Local {
@@ -28,6 +32,11 @@ impl Local {
     /// Keeps a lane for the next thread. The lock orders the two threads' plain stores.
     pub(crate) fn return_lane(&self, lane: Lane) {
         lock(&self.lanes).push(lane);
+    }
+
+    /// The one state that all handles to the series share.
+    pub(crate) fn series(&self, mapping: &Mapping) -> Arc<series::Shared> {
+        Arc::clone(self.series.get_or_init(|| Arc::new(series::Shared::new(mapping))))
     }
 
     /// The one state that all handles of a cell share.

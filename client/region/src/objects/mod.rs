@@ -19,7 +19,7 @@ pub use cell::{Cell, CellSpec, CellValue, Part, Stamp, open_cell};
 pub use counter::{Counter, FloatCounter};
 pub use gauge::Gauge;
 pub use histogram::Histogram;
-pub(crate) use local::Local;
+pub(crate) use local::{Local, lock};
 pub(crate) use open::check_place;
 pub use open::{
     DEFAULT_BUCKETS, MetricDesc, open_counter, open_float_counter, open_gauge, open_histogram, open_updown,

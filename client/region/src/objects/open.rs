@@ -175,7 +175,7 @@ pub(crate) fn lane_words_of(kind: Kind, bounds: &[f64]) -> u32 {
     match kind {
         Kind::Histogram => words_of(bounds),
         Kind::Counter | Kind::FloatCounter | Kind::UpDownGauge => 1,
-        Kind::Gauge | Kind::Cell | Kind::Family => 0,
+        Kind::Gauge | Kind::Cell | Kind::Series | Kind::Family | Kind::SeriesRoot => 0,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::layout::{Segment, SegmentKind};
 use crate::mapping::Mapping;
 use crate::objects::cell;
+use crate::series;
 
 /// Raises every bump pointer above what whole entries refer to. For a keeper that resets a region, while nobody is attached.
 ///
@@ -38,6 +39,10 @@ pub(crate) fn settle_after_reboot(mapping: &Mapping) -> Result<(), Error> {
                 _ => {}
             }
             used.series += u64::from(entry.kind == Kind::Gauge || entry.kind.in_lanes());
+        }
+        if arena == areas.arena {
+            let series = series::taken(mapping);
+            highest = series.into_iter().fold(highest, |highest, (at, len)| highest.max(end_in(arena, at, len)));
         }
         match arena == shared {
             true => used.shared_arena = highest,

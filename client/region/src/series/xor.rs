@@ -20,26 +20,20 @@
 
 use super::Sample;
 
-#[allow(dead_code, reason = "the store goes on with chunks that it did not begin")]
 mod bits;
-#[allow(dead_code, reason = "as above")]
 mod decode;
-#[allow(dead_code, reason = "as above")]
 mod encode;
 
 pub use decode::{BadChunk, Decoder};
 pub use encode::Encoder;
 
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use bits::{Sink, Words, Writer};
-#[allow(unused_imports, reason = "as above")]
+pub(crate) use bits::{Sink, Writer};
 pub(crate) use encode::State;
 
 /// Bytes of the count before the bits.
 pub(crate) const COUNT_BYTES: usize = 2;
 /// Most bits that one sample takes: 4 and 64 for the timestamp, 2, 5, 6 and 64 for the value. (A first or second sample
 /// takes at most 80 for its timestamp, and so stays below with its value: 144, 157.)
-#[allow(dead_code, reason = "as above")]
 pub(crate) const SAMPLE_BITS_MAX: u32 = 80 + 2 + 5 + 6 + 64;
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn an_entry_over_16_kib_is_refused() {
 
 #[test]
 fn the_hash_is_part_of_the_format() {
-    assert_eq!(key_hash(false, "a", &[("b", "c")]), 0x8ee1_8ab3_a4d5_91d4);
-    assert_ne!(key_hash(false, "a", &[("b", "c")]), key_hash(false, "a", &[("bc", "")]));
-    assert_ne!(key_hash(false, "a", &[]), key_hash(true, "a", &[]));
+    assert_eq!(key_hash(Space::Objects, "a", &[("b", "c")]), 0x8ee1_8ab3_a4d5_91d4);
+    assert_ne!(key_hash(Space::Objects, "a", &[("b", "c")]), key_hash(Space::Objects, "a", &[("bc", "")]));
+    assert_ne!(key_hash(Space::Objects, "a", &[]), key_hash(Space::Families, "a", &[]));
 }

@@ -23,6 +23,11 @@ impl State {
     /// Before the first sample.
     pub(crate) const EMPTY: State = State { timestamp_ms: 0, delta: 0, value: 0, leading: NO_WINDOW, trailing: 0 };
 
+    /// Of an empty chunk in a series whose last sample was this.
+    pub(crate) fn after(timestamp_ms: i64, value: u64) -> Self {
+        Self { timestamp_ms, value, ..Self::EMPTY }
+    }
+
     pub(super) fn has_window(&self) -> bool {
         self.leading != NO_WINDOW
     }
