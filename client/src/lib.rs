@@ -4,7 +4,7 @@
 //!  attach("shop") ──► Attachment ──ready(hooks)──► Serving ──run(…)──► Term ──► owned writes
 //!                        │ region()                    │ leave()              │ ended()
 //!                        ▼                             ▼                      ▼
-//!                     Region ── counter, histogram, gauge, cell … (Clone + Send + Sync)
+//!                     Region ── counter, histogram, gauge, cell, series … (Clone + Send + Sync)
 //! ```
 //!
 //! Two rules explain the shapes in this crate:
@@ -40,7 +40,7 @@
 //! ```
 //!
 //! Modules by what they do: `attach`, `open`, `dial`, `link` bring a process to a region; `control` and `driver` keep it
-//! there; `session` is what all handles share; `region`, `object`, `family`, `cell`, `view` are the data plane.
+//! there; `session` is what all handles share; `region`, `object`, `family`, `cell`, [`series`], `view` are the data plane.
 #![forbid(unsafe_code)]
 
 pub mod adapters;
@@ -65,6 +65,7 @@ mod open;
 mod region;
 mod registry;
 mod role;
+pub mod series;
 mod serving;
 mod session;
 mod term;

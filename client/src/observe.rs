@@ -1,7 +1,7 @@
 //! Reading a region without being part of it: a read-only mapping, so a type of its own without any write.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use heirloom_proto::v1::attach_request::Hello;
@@ -9,6 +9,7 @@ use heirloom_region::error::{Error, NotReady};
 use heirloom_region::mapping::Mapping;
 use heirloom_region::objects::{self, CellSpec};
 use heirloom_region::process::Process;
+use heirloom_region::series::SeriesStore;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{oneshot, watch};
 
@@ -19,6 +20,7 @@ use crate::dial::{self, DialError};
 use crate::exposition::{self, Exposition};
 use crate::open::FORMAT_MAJORS;
 use crate::role::{Role, RoleChange, RoleWatch};
+use crate::series::Reader;
 use crate::session::owner_peer;
 
 /// Longest that the watcher sleeps: it looks whether the observer is still there.
@@ -98,13 +100,15 @@ pub struct Observer {
 struct Inner {
     process: Arc<Process>,
     roles: watch::Sender<RoleChange>,
+    /// All handles to the series share one index.
+    series: OnceLock<Reader>,
 }
 
 impl Observer {
     pub(crate) fn new(mapping: Arc<Mapping>) -> Result<Self, Error> {
         let process = Process::observer(mapping)?;
         let roles = watch::Sender::new(now(&process));
-        let inner = Arc::new(Inner { process: process.clone(), roles });
+        let inner = Arc::new(Inner { process: process.clone(), roles, series: OnceLock::new() });
         let weak = Arc::downgrade(&inner);
         spawn("heirloom-gate", move || follow(&process, &weak))?;
         Ok(Self { inner })
@@ -121,6 +125,20 @@ impl Observer {
     ) -> Result<Option<T>, Error> {
         let cell = objects::open_cell(&self.inner.process, &CellSpec { name, labels: &[], bytes_max: 0 })?;
         cell.read()?.map(|found| Format::new(schema).decode(name, &found.parts)).transpose()
+    }
+    /// Time series, as Prometheus keeps them; see [`series`](crate::series).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn series(&self) -> Result<Reader, Error> {
+        let inner = &*self.inner;
+        Ok(match inner.series.get() {
+            Some(reader) => reader.clone(),
+            None => {
+                let reader = Reader::new(SeriesStore::open(&inner.process)?);
+                inner.series.get_or_init(|| reader).clone()
+            }
+        })
     }
     /// Follows generation and owner.
     pub fn roles(&self) -> RoleWatch {

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use heirloom_region::error::{Error, Generation, Misuse, NotOwner, Peer};
+use heirloom_region::series::SeriesStore;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cell::OpenCell;
 use crate::exposition::{self, Exposition};
 use crate::object::{Counter, FloatCounter, Gauge, Histogram, Open, UpDownGauge};
 use crate::role::{Link, Role, RoleWatch};
+use crate::series::{Reader, Store};
 use crate::session::Session;
 use crate::term::Term;
 use crate::view::{self, View};
@@ -91,6 +93,22 @@ impl Region {
     /// One `serde` value.
     pub fn cell<T: Serialize + DeserializeOwned + Send + Sync + 'static>(&self, name: &str) -> OpenCell<'_, T> {
         OpenCell::new(&self.session, name)
+    }
+
+    /// Time series, as Prometheus keeps them; see [`series`](crate::series).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]; [`Error::Misuse`] in a forked child.
+    pub fn series(&self) -> Result<Store, Error> {
+        let process = self.session.opens()?;
+        let reader = match self.session.series.get() {
+            Some(reader) => reader,
+            None => {
+                let reader = Reader::new(SeriesStore::open(process)?);
+                self.session.series.get_or_init(|| reader)
+            }
+        };
+        Ok(Store::new(reader.clone(), self.session.clone()))
     }
 
     /// Reads several owned objects as they were at one moment: notes each one's stamp, runs `read`, checks the stamps.

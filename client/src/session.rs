@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use heirloom_region::error::{Error, Generation, Misuse, NotOwner, Peer};
@@ -24,6 +24,7 @@ use crate::facts::{Facts, FactsCache, Hint};
 use crate::hooks::Hooks;
 use crate::registry::Registry;
 use crate::role::{Link, Role, RoleChange};
+use crate::series::Reader;
 use crate::serving::Left;
 use crate::term::Term;
 use crate::work::Work;
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     facts: FactsCache,
     pub(crate) work: Work,
     pub(crate) registry: Registry,
+    /// All handles to the series share one index.
+    pub(crate) series: OnceLock<Reader>,
 }
 
 pub(crate) struct State {
@@ -123,6 +126,7 @@ impl Session {
             facts: FactsCache::default(),
             work: Work::default(),
             registry: Registry::default(),
+            series: OnceLock::new(),
         })
     }
 

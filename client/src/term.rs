@@ -107,6 +107,20 @@ impl Term {
         home: &Arc<Session>,
         write: impl FnOnce(Generation) -> Result<Option<R>, WriteError>,
     ) -> Result<Option<R>, WriteError> {
+        self.write_some(home, |generation, wrote| {
+            let done = write(generation)?;
+            *wrote = done.is_some();
+            Ok(done)
+        })
+    }
+
+    /// As [`write`](Self::write), where a success may have written nothing and an error a part: `write` says so.
+    #[inline]
+    pub(crate) fn write_some<R>(
+        &self,
+        home: &Arc<Session>,
+        write: impl FnOnce(Generation, &mut bool) -> Result<R, WriteError>,
+    ) -> Result<R, WriteError> {
         let unit = &*self.unit;
         if !Arc::ptr_eq(&unit.session, home) {
             return Err(self.foreign(home));
@@ -119,15 +133,14 @@ impl Term {
                 nothing_written: false,
             }));
         }
-        match write(unit.generation) {
-            Ok(done) => {
-                if done.is_some() && !unit.wrote.load(Ordering::Relaxed) {
-                    unit.wrote.store(true, Ordering::Relaxed);
-                }
-                Ok(done)
-            }
+        let mut wrote = false;
+        let result = write(unit.generation, &mut wrote);
+        if wrote && !unit.wrote.load(Ordering::Relaxed) {
+            unit.wrote.store(true, Ordering::Relaxed);
+        }
+        match result {
             Err(WriteError::Fenced(fenced)) => Err(self.explain(fenced)),
-            Err(other) => Err(other),
+            other => other,
         }
     }
 
