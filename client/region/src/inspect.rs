@@ -21,12 +21,14 @@ use crate::objects::check_place;
 use crate::series;
 
 mod catalog;
+mod cells;
 mod sums;
 
 pub use crate::alloc::{SelfCounter, counted};
 pub use crate::directory::Kind as ObjectKind;
 pub use crate::objects::lane::lanes_used;
 pub use catalog::{Catalog, Labels, MetricFamily, Sample, Value};
+pub(crate) use cells::Cells;
 pub(crate) use sums::monotone_totals;
 
 /// All metrics with their values, families by name, series by labels. Whoever does this often keeps a [`Catalog`].

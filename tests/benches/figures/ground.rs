@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heirloom_region::arbiter::policy::converged;
+use heirloom_region::arbiter::policy::Rounds;
 use heirloom_region::digest::{Committed, Keeper, Next, RoundStep};
 use heirloom_region::error::Generation;
 use heirloom_region::instances::{NewInstance, Seat};
@@ -74,13 +74,13 @@ impl Ground {
 
     /// Hands over to the instance with this incarnation.
     pub(crate) fn hand_over(&mut self, incarnation: u64) -> Switched {
-        let (mut before, mut rounds) = (None, 0);
+        let (mut progress, mut rounds) = (Rounds::default(), 0);
         self.keeper.record_totals().expect("totals");
         loop {
             self.round();
             rounds += 1;
             let (left, fits) = (self.keeper.left_pages(), self.keeper.freeze_fits(FREEZE_TIMEOUT));
-            if converged(before.replace(left), left, fits, rounds) {
+            if progress.converged(left, fits) {
                 break;
             }
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::ground::{Closing, NotClosed, Slice};
 use super::machine::{Effect, Event, Step};
-use super::policy::converged;
+use super::policy::Rounds;
 use super::reason::Reason;
 use super::record::Phase;
 use super::runner::Runner;
@@ -33,7 +33,7 @@ impl Runner {
         let budget = self.freeze_budget();
         self.ground.set_budget(budget);
         if let Some(active) = &mut self.active {
-            (active.schemas, active.left_before) = (schemas, None);
+            (active.schemas, active.rounds) = (schemas, Rounds::default());
         }
     }
 
@@ -85,14 +85,11 @@ impl Runner {
         let (left, fits) = (self.ground.left_pages(), self.ground.pages_within(self.freeze_budget()));
         let Some(active) = &mut self.active else { return };
         active.round = Round::Idle;
-        let (number, before) = (active.number, active.left_before.replace(left));
-        let mut rounds = 0;
+        let (number, done) = (active.number, active.rounds.converged(left, fits));
         self.journal.edit(number, |record| {
             record.figures.precopy_rounds += 1;
             record.figures.precopy_pages += pages;
-            rounds = record.figures.precopy_rounds;
         });
-        let done = converged(before, left, fits, rounds);
         let last = done && self.machine.switch().is_some_and(|s| s.step == Step::Settle);
         if let Some(record) = self.journal.get(number).filter(|_| !last) {
             self.feed.observe(record, unix_ms(), left, fits);

@@ -181,7 +181,7 @@ pub(crate) trait Ground: Send {
     fn history(&self) -> Vec<(u64, Vec<u8>)>;
     fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault>;
     /// Owned objects with values, and their schemas.
-    fn present(&self) -> Result<Vec<Present>, Fault>;
+    fn present(&mut self) -> Result<Vec<Present>, Fault>;
     fn object_counts(&self) -> BTreeMap<String, u64>;
     /// Begins to check everything that can be checked.
     fn verification(&self) -> Box<dyn Checks>;

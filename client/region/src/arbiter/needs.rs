@@ -3,6 +3,8 @@
 //! An object that an instance did not declare is none of its business and stays whole; so a version that drops an object
 //! can own. A value without any schema in the region (never written) can be read by everyone.
 
+use std::collections::HashMap;
+
 use super::message::Need;
 use super::reason::Reason;
 
@@ -25,8 +27,10 @@ pub struct Present {
 /// # Errors
 /// `KIND_MISMATCH` or `SCHEMA_UNREADABLE`, with words that name the object, what the instance reads and what is there.
 pub fn verdict<'a>(needs: &[Need], present: impl IntoIterator<Item = &'a Present>) -> Result<(), (Reason, String)> {
+    // As many cells as needs, and neither few: not each with each.
+    let by_name: HashMap<&str, &Need> = needs.iter().map(|need| (need.object.as_str(), need)).collect();
     for there in present {
-        for need in needs.iter().filter(|n| n.object == there.object) {
+        if let Some(need) = by_name.get(there.object.as_str()) {
             if !need.kind.is_empty() && !there.kind.is_empty() && need.kind != there.kind {
                 let words = format!("{}: is a {} in the region, not a {}", there.object, there.kind, need.kind);
                 return Err((Reason::KindMismatch, words));
@@ -45,10 +49,12 @@ pub fn verdict<'a>(needs: &[Need], present: impl IntoIterator<Item = &'a Present
 
 /// Takes a declaration in: the same object again replaces its need. `false` if there is no room.
 pub(crate) fn declare(needs: &mut Vec<Need>, more: Vec<Need>) -> bool {
+    let mut places: HashMap<String, usize> = needs.iter().map(|n| n.object.clone()).zip(0..).collect();
     for need in more {
-        if let Some(known) = needs.iter_mut().find(|n| n.object == need.object) {
-            *known = need;
+        if let Some(known) = places.get(&need.object) {
+            needs[*known] = need;
         } else if needs.len() < NEEDS_MAX {
+            places.insert(need.object.clone(), needs.len());
             needs.push(need);
         } else {
             return false;

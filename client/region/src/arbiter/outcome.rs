@@ -64,7 +64,7 @@ impl Runner {
                 Reason::PrepareTimeout => "the target's prepare hook did not answer in time".into(),
                 Reason::FlushTimeout => "the owner's flush hook did not answer in time".into(),
                 Reason::PrecopyNotConverging => {
-                    format!("about {} pages are left after the last round", active.left_before.unwrap_or(0))
+                    format!("about {} pages are left after the last round", active.rounds.left().unwrap_or(0))
                 }
                 Reason::FreezeTimeout => "the owner's writers did not leave their sections in time".into(),
                 Reason::TargetDied => "the target's death is proved".into(),

@@ -72,14 +72,46 @@ pub fn crash_loop(deaths_ms: &[u64], policy: &Policy) -> bool {
     deaths_ms.last().is_some_and(|last| last.saturating_sub(deaths_ms[first]) <= within)
 }
 
-/// Whether another round would not shorten the freeze by much: what is left fits, and is little, or hardly shrinks. A round
-/// takes as long as what it has to read, so what is left shrinks by the same part from round to round, until the rounds' own
-/// costs rule.
-pub fn converged(before: Option<u64>, left: u64, fits: u64, rounds: u32) -> bool {
-    const LITTLE_PAGES: u64 = 8;
-    const ROUNDS_MAX: u32 = 24;
-    let hardly_shrinks = |before: u64| left > before - before / 8;
-    left <= fits && (left <= LITTLE_PAGES || rounds >= ROUNDS_MAX || before.is_some_and(hardly_shrinks))
+/// How the rounds of one handover go: when another one would not shorten the freeze.
+///
+/// A round takes as long as what it has to read, so what is left shrinks by the same part from round to round, until the
+/// rounds' own costs rule: a part near one where memory is slow or the owner fast, so little progress is progress. One round
+/// that left more than the one before says nothing, as something may have kept it from its work; the freeze waits for one
+/// that left about as little as any did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rounds {
+    /// What the last one left.
+    left: Option<u64>,
+    /// The least that one left.
+    least: Option<u64>,
+    /// Rounds since one left less than all before.
+    in_vain: u32,
+    done: u32,
+}
+
+impl Rounds {
+    const LITTLE_PAGES: u64 = 2;
+    /// So many in vain, and the least is found.
+    const IN_VAIN_MAX: u32 = 3;
+    const MAX: u32 = 64;
+
+    /// Pages that the last round left.
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// Takes note of a round that left so many pages, of which `fits` can be read within the freeze; whether it was the last.
+    pub fn converged(&mut self, left: u64, fits: u64) -> bool {
+        (self.left, self.done) = (Some(left), self.done + 1);
+        let least = self.least.unwrap_or(u64::MAX).min(left);
+        self.in_vain = if self.least.is_none_or(|before| left < before) { 0 } else { self.in_vain + 1 };
+        self.least = Some(least);
+        let near_least = left <= least + least / 4 + 1;
+        left <= fits
+            && (left <= Self::LITTLE_PAGES
+                || self.done >= Self::MAX
+                || self.in_vain >= Self::IN_VAIN_MAX && (near_least || self.in_vain >= 4 * Self::IN_VAIN_MAX))
+    }
 }
 
 /// An attached instance, as a verdict sees it.
@@ -280,13 +312,22 @@ mod tests {
         assert!(!crash_loop(&[0, 0, 0], &Policy { quarantine_deaths: 0, ..policy }));
     }
 
+    fn rounds_of(left: &[u64]) -> Option<usize> {
+        let mut rounds = Rounds::default();
+        left.iter().position(|left| rounds.converged(*left, 1000))
+    }
+
     #[test]
     fn rounds_end_when_they_no_longer_help() {
-        assert!(converged(None, 8, 100, 1));
-        assert!(!converged(None, 5000, 100, 1));
-        assert!(!converged(Some(4000), 90, 100, 2));
-        assert!(converged(Some(100), 90, 100, 3));
-        assert!(!converged(Some(200), 190, 100, 3));
-        assert!(converged(Some(4000), 90, 100, 24));
+        assert_eq!(rounds_of(&[2]), Some(0));
+        assert_eq!(rounds_of(&[5000; 200]), None, "what does not fit is not frozen for");
+        // An eighth less each time is worth another round; a single slow round ends nothing.
+        assert_eq!(rounds_of(&[900, 800, 700, 620, 550, 800, 480, 420, 370, 2]), Some(9));
+        assert_eq!(rounds_of(&[900, 40, 41, 42, 43, 44]), Some(4));
+        assert_eq!(rounds_of(&[900, 40, 41, 42, 200, 300, 41]), Some(6), "not right after a slow one");
+        let falling: Vec<u64> = (0..100).map(|i| 999 - i).collect();
+        assert_eq!(rounds_of(&falling), Some(63));
+        let rising: Vec<u64> = (0..100).map(|i| 40 + 20 * i).collect();
+        assert_eq!(rounds_of(&rising), Some(12), "nor for ever for a quick one");
     }
 }

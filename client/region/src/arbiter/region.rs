@@ -171,20 +171,13 @@ impl Ground for Keeper {
         Ok(Keeper::history(self).put(number, bytes)?)
     }
 
-    fn present(&self) -> Result<Vec<Present>, Fault> {
+    fn present(&mut self) -> Result<Vec<Present>, Fault> {
         if let Some(lost) = self.mapping().poisoned() {
             return Err(Error::from(lost).into());
         }
         // A value that nobody can read (torn, rotten) is no ground to keep one instance from owning rather than another.
-        let schemas = |cell: &inspect::CellInfo| match &cell.value {
-            Ok(Some(value)) => value.schemas.iter().map(|(schema, _)| *schema).collect(),
-            _ => Vec::new(),
-        };
-        let cells = inspect::cells(self.mapping());
-        Ok(cells
-            .iter()
-            .map(|cell| Present { object: cell.name.clone(), kind: "cell".into(), schemas: schemas(cell) })
-            .collect())
+        let present = |(name, schemas): (&str, _)| Present { object: name.to_owned(), kind: "cell".into(), schemas };
+        Ok(self.cell_schemas().into_iter().map(present).collect())
     }
 
     fn object_counts(&self) -> BTreeMap<String, u64> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::ground::Closed;
 use super::machine::{Effect, Event, Id, Owner, Switch, Timer};
 use super::message::{Hook, Observer, Refusal, Reply, SwitchOptions, Target};
+use super::policy::Rounds;
 use super::record::{Cause, Figures, InstanceRef, Outcome, Phase, Record};
 use super::runner::Runner;
 use super::session::Call;
@@ -53,7 +54,7 @@ pub(super) struct Active {
     pub(super) round: Round,
     /// How often, without a break, the round was found blocked.
     pub(super) blocked_looks: u32,
-    pub(super) left_before: Option<u64>,
+    pub(super) rounds: Rounds,
     pub(super) schemas: u64,
     pub(super) closed: Option<Closed>,
     pub(super) started: Instant,
@@ -163,7 +164,7 @@ impl Runner {
             words: String::new(),
             round: Round::Idle,
             blocked_looks: 0,
-            left_before: None,
+            rounds: Rounds::default(),
             schemas: 0,
             closed: None,
             started: now,

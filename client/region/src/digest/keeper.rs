@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use super::KeeperRecord;
 use super::marks::{DirtyPages, Tables};
 use super::pages::{self, PAGE_WORDS, PageCopy, PageCrc, Root};
-use super::rounds::Round;
+use super::rounds::{LastRound, Round};
 use super::superblock::Superblock;
 use crate::error::{Error, Generation, NotReady};
 use crate::gate::page::GatePage;
 use crate::history::History;
+use crate::inspect;
 use crate::instances::{self, NewInstance, Row, Seat};
 use crate::layout::{PAGE, SegmentKind};
 use crate::mapping::Mapping;
@@ -34,13 +35,15 @@ pub struct Keeper {
     /// Marks not above this belong to pages whose CRC is in the table.
     pub(super) last_round: u64,
     pub(super) round: Option<Round>,
-    /// Pages that the last two rounds digested.
-    pub(super) round_pages: [u64; 2],
-    /// Pages that the last round saw marked anew, and left as they were.
-    pub(super) round_skipped: u64,
+    /// The last completed round, and how long after the one before it began.
+    pub(super) last: Option<LastRound>,
     /// What one page costs to digest, nanoseconds; a moving average.
     pub(super) page_ns: u64,
     pub(super) copy: PageCopy,
+    /// What was decoded of the shared directory: entries never change, so each handover decodes only new ones.
+    pub(super) catalog: inspect::Catalog,
+    /// The same of the owned directory.
+    pub(super) cells: inspect::Cells,
 }
 
 impl Keeper {
@@ -105,18 +108,25 @@ impl Keeper {
     pub fn dirty_pages(&self) -> u64 {
         DirtyPages::new(&self.mapping, self.last_round, 0).count() as u64
     }
-    /// As [`dirty_pages`](Self::dirty_pages), right after a round, for deciding whether to freeze. After a round of few pages,
-    /// which was over in a fraction of a millisecond, it is taken to have shrunk as that round did, without looking: the owner
-    /// writes meanwhile, and a look takes as long as half a round. What the round itself passed over is dirty, and counts: an
-    /// owner that rewrites its pages faster than they are read leaves rounds with little to do, and much to freeze for.
+    /// As [`dirty_pages`](Self::dirty_pages), right after a round, for deciding whether to freeze. After a round of few pages
+    /// it is reckoned without looking, as the owner writes meanwhile: the round's pages became dirty since the one before
+    /// began, and at that pace others have since it began itself, however long it was kept from its work. What the round
+    /// passed over is dirty, and counts: an owner that rewrites its pages faster than they are read leaves rounds with little
+    /// to do, and much to freeze for.
     pub fn left_pages(&self) -> u64 {
-        const FEW_PAGES: u64 = 256;
-        match self.round_pages {
-            [before, last] if last <= FEW_PAGES && self.round_skipped <= FEW_PAGES => {
-                (last * last.min(before) / before.max(1)).max(self.round_skipped)
+        const FEW_PAGES: u64 = 1024;
+        /// A pace over a longer time than this many times what it is reckoned for says little about now.
+        const TIMES_MAX: u32 = 16;
+        if let Some(LastRound { pages, skipped, began, after: Some(after) }) = self.last
+            && pages.max(skipped) <= FEW_PAGES
+        {
+            let since = began.elapsed();
+            if after <= since * TIMES_MAX {
+                let grown = u128::from(pages) * since.as_nanos() / after.as_nanos().max(1);
+                return u64::try_from(grown).unwrap_or(u64::MAX).max(skipped);
             }
-            _ => self.dirty_pages(),
         }
+        self.dirty_pages()
     }
     /// Pages that can be digested in half of `budget`; the other half is the barrier's and the writers'.
     pub fn freeze_fits(&self, budget: Duration) -> u64 {
@@ -171,6 +181,10 @@ impl Keeper {
     /// `Misuse` if the row is another's by now, `Corrupt`, `Io`.
     pub fn reclaim_proved(&mut self, proof: DeathProof) -> Result<(), Error> {
         recover::reclaim(&self.hold, proof)
+    }
+    /// Every cell's name with the schemas of its value, as [`inspect::Cells::look`] finds them.
+    pub(crate) fn cell_schemas(&mut self) -> Vec<(&str, Vec<u32>)> {
+        self.cells.look(&self.mapping)
     }
     /// The control records.
     pub fn history(&self) -> History {

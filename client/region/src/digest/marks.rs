@@ -1,6 +1,6 @@
 //! Which pages of OWNED are dirty, found without looking at the region.
 //!
-//! **Format.** MARKS holds a `u32` epoch for each page, MARK_SUMMARY one for each 512 pages. A writer raises the summary first,
+//! **Format.** MARKS holds a `u32` epoch for each page, MARK_SUMMARY one for each 128 pages. A writer raises the summary first,
 //! then the mark, then writes ([`crate::gate::Section::mark`]); both only ever grow within a boot. A page is dirty while its
 //! mark is newer than the last completed round.
 //!
@@ -9,11 +9,12 @@
 
 use super::pages::{LINE, prefetch};
 use crate::gate::page::GatePage;
-use crate::layout::{PAGE, SUMMARY_PAGES, Segment, SegmentKind};
+use crate::layout::{EXTENT, PAGE, SUMMARY_PAGES, Segment, SegmentKind};
 use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, Ordering};
 
 const MARKS_OF_LINE: usize = LINE / size_of::<AtomicU32>();
+const SUMMARIES_OF_EXTENT: u64 = EXTENT / size_of::<AtomicU32>() as u64;
 
 /// Where OWNED and its tables are.
 #[derive(Clone, Copy)]
@@ -51,9 +52,19 @@ impl<'m> Tables<'m> {
         let word = self.mapping.words32(self.marks.offset + 4 * page, 1);
         word.map_or(0, |word| u64::from(word[0].load(Ordering::Relaxed)))
     }
-    fn summary(self, group: u64) -> u64 {
-        let word = self.mapping.words32(self.summary.offset + 4 * group, 1);
-        word.map_or(0, |word| u64::from(word[0].load(Ordering::Relaxed)))
+    /// The first group at or after `from` whose summary is newer than `since`.
+    fn next_group(self, from: u64, since: u64) -> Option<u64> {
+        let (mut next, end) = (from, self.pages.div_ceil(SUMMARY_PAGES));
+        while next < end {
+            let n = (SUMMARIES_OF_EXTENT - next % SUMMARIES_OF_EXTENT).min(end - next);
+            // An extent that is not ready was never written.
+            let summaries = self.mapping.words32(self.summary.offset + 4 * next, n).unwrap_or(&[]);
+            if let Some(at) = first_newer(summaries, since) {
+                return Some(next + at as u64);
+            }
+            next += n;
+        }
+        None
     }
     fn group(self, group: u64) -> Option<&'m [AtomicU32]> {
         let first = group * SUMMARY_PAGES;
@@ -93,26 +104,50 @@ pub(crate) struct DirtyPages<'m> {
     /// The epoch that stands for every page, if it is newer than `since`.
     all: Option<u64>,
     next: u64,
-    group: Option<&'m [AtomicU32]>,
+    group: Option<Group<'m>>,
+    /// The dirty group after `group`.
+    ahead: Option<u64>,
+}
+
+/// A dirty group of pages.
+#[derive(Clone, Copy)]
+struct Group<'m> {
+    number: u64,
+    marks: &'m [AtomicU32],
 }
 
 impl<'m> DirtyPages<'m> {
     /// Pages at or after `from` with a mark newer than `since`.
     pub(crate) fn new(mapping: &'m Mapping, since: u64, from: u64) -> Self {
         let all = GatePage::of(mapping).map_or(0, |page| page.all_dirty().load(Ordering::Relaxed));
-        let all = (all > since).then_some(all);
-        Self { tables: Tables::of(mapping), since, all, next: from, group: None }
+        let (all, tables) = ((all > since).then_some(all), Tables::of(mapping));
+        let ahead = if all.is_some() { None } else { tables.next_group(from / SUMMARY_PAGES, since) };
+        Self { tables, since, all, next: from, group: None, ahead }
     }
-}
 
-impl DirtyPages<'_> {
-    /// Asks for the marks of the next dirty group, while this one's are looked at: the owner's processor has them.
-    fn fetch_next_group(&self, group: u64) {
-        let mut groups = group + 1..self.tables.pages.div_ceil(SUMMARY_PAGES);
-        let next = groups.find(|group| self.tables.summary(*group) > self.since);
-        if let Some(marks) = next.and_then(|next| self.tables.group(next)) {
+    /// Goes on to the next dirty group, and asks for the marks of the one after it, while this one's are looked at: the
+    /// owner's processor has them.
+    fn next_group(&mut self) -> Option<Group<'m>> {
+        let number = self.ahead?;
+        self.ahead = self.tables.next_group(number + 1, self.since);
+        if let Some(marks) = self.ahead.and_then(|ahead| self.tables.group(ahead)) {
             marks.as_chunks::<MARKS_OF_LINE>().0.iter().for_each(|line| prefetch(&line[0]));
         }
+        self.next = self.next.max(number * SUMMARY_PAGES);
+        // A summary without marks is nobody's.
+        Some(Group { number, marks: self.tables.group(number).unwrap_or(&[]) })
+    }
+
+    /// Where a mark was not allocated every ready page counts.
+    fn next_of_all(&mut self, all: u64) -> Option<(u64, u64)> {
+        while self.next < self.tables.pages {
+            let page = self.next;
+            self.next += 1;
+            if self.tables.is_ready(page) {
+                return Some((page, self.tables.mark(page).max(all)));
+            }
+        }
+        None
     }
 }
 
@@ -120,38 +155,27 @@ impl Iterator for DirtyPages<'_> {
     type Item = (u64, u64);
 
     fn next(&mut self) -> Option<(u64, u64)> {
-        while self.next < self.tables.pages {
-            let (page, group, index) = (self.next, self.next / SUMMARY_PAGES, (self.next % SUMMARY_PAGES) as usize);
-            if let Some(all) = self.all {
-                self.next += 1;
-                if self.tables.is_ready(page) {
-                    return Some((page, self.tables.mark(page).max(all)));
-                }
-                continue;
-            }
-            if index == 0 || self.group.is_none() {
-                let dirty = self.tables.summary(group) > self.since;
-                self.group = if dirty { self.tables.group(group) } else { None };
-                if self.group.is_some() {
-                    self.fetch_next_group(group);
-                }
-            }
-            let Some(marks) = self.group else {
-                self.next = (group + 1) * SUMMARY_PAGES;
+        if let Some(all) = self.all {
+            return self.next_of_all(all);
+        }
+        loop {
+            let Some(group) = self.group else {
+                self.group = Some(self.next_group()?);
                 continue;
             };
-            // A group that is shorter than 512 is the last of OWNED.
-            let Some(clean) = marks.get(index..).and_then(|marks| first_newer(marks, self.since)) else {
-                self.next = (group + 1) * SUMMARY_PAGES;
+            let first = group.number * SUMMARY_PAGES;
+            let index = (self.next - first) as usize;
+            // A group that is shorter than the others is the last of OWNED.
+            let Some(clean) = group.marks.get(index..).and_then(|marks| first_newer(marks, self.since)) else {
+                self.group = None;
                 continue;
             };
-            let page = page + clean as u64;
+            let page = self.next + clean as u64;
             self.next = page + 1;
             if self.tables.is_ready(page) {
                 // It is as new as it was found, or newer: marks only grow.
-                return Some((page, u64::from(marks[index + clean].load(Ordering::Relaxed))));
+                return Some((page, u64::from(group.marks[index + clean].load(Ordering::Relaxed))));
             }
         }
-        None
     }
 }

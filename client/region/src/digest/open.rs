@@ -60,10 +60,11 @@ impl Keeper {
             root: Root::default(),
             last_round,
             round: None,
-            round_pages: [u64::MAX; 2],
-            round_skipped: 0,
+            last: None,
             page_ns,
             copy: PageCopy::new(),
+            catalog: Default::default(),
+            cells: Default::default(),
         };
         if Boot::of(&keeper.hold)? == Boot::Other {
             recovery.rebooted = true;

@@ -28,11 +28,23 @@ const MEASURED_PAGES_MIN: u64 = 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
     epoch: u64,
+    began: Instant,
     graced: bool,
     next: u64,
     pages: u64,
     /// Seen dirty, and marked anew already: left for the next round.
     skipped: u64,
+}
+
+/// What a completed round was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastRound {
+    pub(super) pages: u64,
+    /// See [`Round::skipped`].
+    pub(super) skipped: u64,
+    pub(super) began: Instant,
+    /// How long after the completed round before it.
+    pub(super) after: Option<Duration>,
 }
 
 /// How far a round came.
@@ -59,9 +71,9 @@ impl Keeper {
     /// `Io` where the barrier is refused and some instance relies on it, `Full` when epochs are used up.
     pub fn begin_round(&mut self) -> Result<(), Error> {
         self.round = None;
-        let epoch = raise_epoch(GatePage::of(&self.mapping)?)?;
+        let (began, epoch) = (Instant::now(), raise_epoch(GatePage::of(&self.mapping)?)?);
         freezer::barrier(&self.mapping)?;
-        self.round = Some(Round { epoch, graced: false, next: 0, pages: 0, skipped: 0 });
+        self.round = Some(Round { epoch, began, graced: false, next: 0, pages: 0, skipped: 0 });
         Ok(())
     }
 
@@ -110,8 +122,9 @@ impl Keeper {
             self.round = Some(round);
             return Ok(RoundStep::More);
         }
-        (self.round, self.round_pages) = (None, [self.round_pages[1], round.pages]);
-        self.round_skipped = round.skipped;
+        let Round { began, pages, skipped, .. } = round;
+        let after = self.last.map(|last| began.saturating_duration_since(last.began));
+        (self.round, self.last) = (None, Some(LastRound { pages, skipped, began, after }));
         self.complete_round(round.epoch - 1)?;
         Ok(RoundStep::Done { pages: round.pages })
     }

@@ -122,7 +122,7 @@ impl Keeper {
     pub fn freeze(&mut self, budget: Duration) -> Result<Frozen<'_>, FreezeError> {
         let budget = budget.min(FREEZE_BUDGET_MAX / 2);
         self.set_freeze_budget(budget);
-        self.round = None;
+        (self.round, self.last) = (None, None);
         let mapping = Arc::clone(&self.mapping);
         let page = GatePage::of(&mapping)?;
         let open = page.load();

@@ -30,7 +30,8 @@ impl Keeper {
     /// # Errors
     /// `Full` if the table cannot grow, `Corrupt`.
     pub fn record_totals(&mut self) -> Result<(), Error> {
-        record(&self.mapping, &inspect::monotone_totals(&self.mapping))
+        let totals = inspect::monotone_totals(&self.mapping, &mut self.catalog);
+        record(&self.mapping, &totals)
     }
 }
 
@@ -61,7 +62,7 @@ pub(super) fn below_bound(mapping: &Mapping) -> Vec<Fault> {
         .collect();
     // Bounds first: what is counted, or recorded, meanwhile can only make this check less strict.
     fence(Ordering::Acquire);
-    let totals = inspect::monotone_totals(mapping);
+    let totals = inspect::monotone_totals(mapping, &mut inspect::Catalog::default());
     let total = |word: usize| totals.get(word).copied().unwrap_or(0);
     let below = bounds.into_iter().enumerate().filter(|(word, bound)| total(*word) < *bound);
     below

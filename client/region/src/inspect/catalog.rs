@@ -65,8 +65,7 @@ pub enum Value {
 /// Decoded entries of one region's shared directory; kept between scrapes.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// A bit for each slot of the index that was decoded.
-    seen: Vec<u64>,
+    seen: Seen,
     families: BTreeMap<String, Family>,
     /// Series whose family was not seen yet: it lies in a slot that was empty when the pass came by.
     orphans: Vec<Entry>,
@@ -116,7 +115,7 @@ impl Catalog {
     pub(super) fn refresh(&mut self, mapping: &Mapping) {
         let directory = Directory::shared(mapping);
         for (at, slot) in directory.filled() {
-            if !self.is_new(directory.slot_number(at)) {
+            if !self.seen.is_new(directory.slot_number(at)) {
                 continue;
             }
             match directory.read(slot) {
@@ -154,16 +153,6 @@ impl Catalog {
         }
     }
 
-    fn is_new(&mut self, slot: usize) -> bool {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        if self.seen.len() <= word {
-            self.seen.resize(word + 1, 0);
-        }
-        let new = self.seen[word] & bit == 0;
-        self.seen[word] |= bit;
-        new
-    }
-
     fn add_family(&mut self, entry: Entry) {
         let family = Family {
             name: entry.name.as_str().into(),
@@ -199,6 +188,23 @@ impl Catalog {
         family.is_sorted = false;
         let (payload, words, created_unix_ms) = (entry.payload, entry.words, entry.created_unix_ms);
         family.series.push(Series { labels: entry.labels.into(), payload, words, created_unix_ms });
+    }
+}
+
+/// A bit for each slot of an index that was decoded.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Vec<u64>);
+
+impl Seen {
+    /// Whether the slot was not asked for before.
+    pub(super) fn is_new(&mut self, slot: usize) -> bool {
+        let (word, bit) = (slot / 64, 1 << (slot % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
     }
 }
 

@@ -75,8 +75,7 @@ fn within(list: &[u32], first: usize, n: usize) -> std::ops::Range<usize> {
 
 /// For each lane word that only grows its total, as a number that only grows too (an `f64`'s bits do, as long as it is not
 /// negative); 0 for the others. A total below an earlier one is corruption.
-pub(crate) fn monotone_totals(mapping: &Mapping) -> Vec<u64> {
-    let mut catalog = Catalog::default();
+pub(crate) fn monotone_totals(mapping: &Mapping, catalog: &mut Catalog) -> Vec<u64> {
     catalog.refresh(mapping);
     let sums = Sums::read(mapping, &catalog.special);
     let mut totals = vec![0; sums.ints.len()];

@@ -25,7 +25,7 @@ pub const PAGE: u64 = 4096;
 /// Bytes of an extent: the unit in which a region grows.
 pub const EXTENT: u64 = 64 * 1024;
 /// Pages that share a word of the mark summary.
-pub const SUMMARY_PAGES: u64 = 512;
+pub const SUMMARY_PAGES: u64 = 128;
 /// Bytes of an instance table row.
 pub const INSTANCE_ROW: u64 = 256;
 /// Bytes of a gate slot, so that two threads' slots never share a cache line or its prefetched neighbour.
@@ -91,7 +91,7 @@ pub enum SegmentKind {
     SharedArena = 10,
     /// Everything that the owner alone writes, and the only thing that is digested.
     Owned = 11,
-    /// One epoch for 512 pages of OWNED.
+    /// One epoch for 128 pages of OWNED.
     MarkSummary = 12,
     /// One epoch for each page of OWNED.
     Marks = 13,

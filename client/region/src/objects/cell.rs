@@ -247,6 +247,26 @@ pub(crate) fn taken_by(mapping: &Mapping, entry: &Entry) -> Vec<(u64, u64)> {
 
 /// Reads the cell whose header lies at `at`; see the module for why the value is whole.
 pub(crate) fn read_at(mapping: &Mapping, at: u64) -> Result<Option<CellValue>, Error> {
+    let read = |buffer: Buffer, version| buffer.copy(mapping, at, version);
+    let Some((version, (words, buffer))) = stable(mapping, at, read)? else { return Ok(None) };
+    let parts = value::decode(&words, buffer.len, at)?;
+    let (stamp, generation) = (Stamp(at, version), Generation::new(u64::from(buffer.generation)));
+    Ok(Some(CellValue { parts, stamp, generation }))
+}
+
+/// The schemas of the value of the cell whose header lies at `at`; nothing before its first. Reads the heads of the value's
+/// parts alone, as stable as a whole value is, and without its CRC.
+pub(crate) fn schemas_at(mapping: &Mapping, at: u64) -> Result<Vec<u32>, Error> {
+    let read = |buffer: Buffer, version| buffer.schemas(mapping, at, version);
+    Ok(stable(mapping, at, read)?.map_or_else(Vec::new, |(_, schemas)| schemas))
+}
+
+/// The version, and what `read` made of its buffer while no writer could have begun to fill it again.
+fn stable<T>(
+    mapping: &Mapping,
+    at: u64,
+    read: impl Fn(Buffer, u64) -> Result<T, Corrupt>,
+) -> Result<Option<(u64, T)>, Error> {
     let header = mapping.words(at, HEADER_WORDS)?;
     for _ in 0..TRIES_MAX {
         // Acquire: pairs with the writer's Release store; the buffer of this version is whole.
@@ -254,18 +274,15 @@ pub(crate) fn read_at(mapping: &Mapping, at: u64) -> Result<Option<CellValue>, E
         if version == 0 {
             return Ok(None);
         }
-        let copy = Buffer::load(header, version).copy(mapping, at, version);
-        // Pairs with the writer's Release fence: if the copy has bytes of a later fill, the load below sees its version.
+        let found = read(Buffer::load(header, version), version);
+        // Pairs with the writer's Release fence: if what was read has bytes of a later fill, the load below sees its version.
         fence(Ordering::Acquire);
         let advanced = (header[0].load(Ordering::Relaxed) & VERSION_MAX).wrapping_sub(version);
         if advanced > 2 {
             continue;
         }
-        // The copy is stable: what is wrong with it is wrong in the region.
-        let (words, buffer) = copy?;
-        let parts = value::decode(&words, buffer.len, at)?;
-        let (stamp, generation) = (Stamp(at, version), Generation::new(u64::from(buffer.generation)));
-        return Ok(Some(CellValue { parts, stamp, generation }));
+        // It was stable: what is wrong with it is wrong in the region.
+        return Ok(Some((version, found?)));
     }
     Err(NotReady::Contended { attempts: TRIES_MAX }.into())
 }

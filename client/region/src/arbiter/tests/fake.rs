@@ -153,7 +153,7 @@ impl Ground for Fake {
         self.world().history.insert(number, bytes.to_vec());
         Ok(())
     }
-    fn present(&self) -> Result<Vec<Present>, Fault> {
+    fn present(&mut self) -> Result<Vec<Present>, Fault> {
         Ok(self.world().present.clone())
     }
     fn object_counts(&self) -> BTreeMap<String, u64> {

@@ -55,6 +55,16 @@ impl Buffer {
             && mapping.is_ready(self.offset, u64::from(self.capacity))
     }
 
+    /// The schemas of the value's parts. Neither copies the value nor checks its CRC, so it costs the same for all lengths.
+    pub(super) fn schemas(self, mapping: &Mapping, at: u64, version: u64) -> Result<Vec<u32>, Corrupt> {
+        if !self.is_placed(mapping, at, version) || self.len > self.capacity || !self.len.is_multiple_of(8) {
+            return Err(Corrupt::field("cell's buffer", at, "a descriptor with its CRC", self.offset));
+        }
+        let words = mapping.words(self.offset, u64::from(self.len / 8))?;
+        let word = |i: u64| words.get(usize::try_from(i).ok()?).map(|word| word.load(Ordering::Relaxed));
+        value::schemas(words.len() as u64, at, word)
+    }
+
     /// Copies the value and checks it.
     pub(super) fn copy(self, mapping: &Mapping, at: u64, version: u64) -> Result<(Vec<u64>, Self), Corrupt> {
         if !self.is_placed(mapping, at, version) || self.len > self.capacity {

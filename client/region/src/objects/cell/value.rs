@@ -75,17 +75,51 @@ pub(super) fn decode(words: &[u64], len_bytes: u32, offset: u64) -> Result<Vec<P
     if rest.is_empty() { Ok(parts) } else { bad("length of a cell's value", "that of its parts", rest.len() as u64) }
 }
 
+/// The schemas of a value's parts, without their bytes: of each part `word` is asked for its two words. `words` is the value's
+/// length. As [`decode`], never panics.
+pub(super) fn schemas(words: u64, offset: u64, word: impl Fn(u64) -> Option<u64>) -> Result<Vec<u32>, Corrupt> {
+    let bad = |what, expected: &'static str, found| Err(Corrupt::field(what, offset, expected, found));
+    let count = if words == 0 { 0 } else { word(0).unwrap_or(0) };
+    if count > PARTS_MAX {
+        return bad("cell's number of parts", "at most 64, in whole words", count);
+    }
+    let (mut schemas, mut at) = (Vec::with_capacity(count as usize), 1);
+    for _ in 0..count {
+        let (Some(head), Some(len)) = (word(at), word(at + 1)) else {
+            return bad("cell's number of parts", "as many as there are", count);
+        };
+        schemas.push(head as u32);
+        at += 2;
+        if len.div_ceil(8) > words.saturating_sub(at) {
+            return bad("length of a cell's part", "no more than its value", len);
+        }
+        at += len.div_ceil(8);
+    }
+    if at.min(words) == words { Ok(schemas) } else { bad("length of a cell's value", "that of its parts", words - at) }
+}
+
 pub(super) fn value_crc(version: u64, generation: u32, len: u32, words: &[u64]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    for word in [version, u64::from(generation) | u64::from(len) << 32].iter().chain(words) {
-        hasher.update(&word.to_le_bytes());
-    }
+    update(&mut hasher, &[version, u64::from(generation) | u64::from(len) << 32]);
+    update(&mut hasher, words);
     hasher.finalize()
+}
+
+/// Many bytes at a time: word by word the CRC takes ten times as long.
+fn update(hasher: &mut crc32fast::Hasher, words: &[u64]) {
+    const CHUNK_WORDS: usize = 64;
+    let mut bytes = [0; CHUNK_WORDS * 8];
+    for chunk in words.chunks(CHUNK_WORDS) {
+        for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(chunk) {
+            *to = word.to_le_bytes();
+        }
+        hasher.update(&bytes[..chunk.len() * 8]);
+    }
 }
 
 pub(super) fn crc(words: &[u64]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    words.iter().for_each(|word| hasher.update(&word.to_le_bytes()));
+    update(&mut hasher, words);
     hasher.finalize()
 }
 
@@ -107,6 +141,15 @@ mod tests {
             let words = encode(&parts);
             prop_assert_eq!(words.len() as u64 * 8, len_bytes(&parts));
             prop_assert_eq!(decode(&words, words.len() as u32 * 8, 0), Ok(parts));
+        }
+
+        #[test]
+        fn a_crc_in_chunks_is_the_crc_of_the_bytes(words in prop::collection::vec(any::<u64>(), 0..200)) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            prop_assert_eq!(crc(&words), crc32fast::hash(&bytes));
+            let head = [7u64, 3 | 9 << 32].iter().flat_map(|word| word.to_le_bytes());
+            let all: Vec<u8> = head.chain(bytes).collect();
+            prop_assert_eq!(value_crc(7, 3, 9, &words), crc32fast::hash(&all));
         }
 
         #[test]

@@ -47,8 +47,13 @@ fn a_cell_is_born_by_the_owners_first_write_and_passed_on() {
     let seen = reader.read().unwrap().unwrap();
     assert_eq!((&seen.parts[..], seen.stamp, seen.generation), (&parts[..], first, g2));
     assert_eq!(cell.write(g2, &part(b"x"), Some(Stamp::UNBORN)).unwrap(), None);
+    let mut kept = inspect::Cells::default();
+    assert_eq!(kept.look(&m), [("sessions", vec![parts[0].schema, 7])]);
     let second = cell.write(g2, &part(b"y"), Some(first)).unwrap().unwrap();
     assert_ne!(first, second);
+    assert_eq!(kept.look(&m), [("sessions", vec![parts[0].schema])], "the entry is kept, the value is looked at again");
+    open(&p, "more", &[]).write(g2, &part(b""), None).unwrap();
+    assert_eq!(kept.look(&m).len(), 2, "what is new is found");
     assert_eq!(cell.write(g2, &part(b"z"), Some(first)).unwrap(), None);
 
     let g3 = install(&mut keeper, &next);
@@ -59,10 +64,10 @@ fn a_cell_is_born_by_the_owners_first_write_and_passed_on() {
     assert!(reader.write(g3, &part(b"next"), Some(second)).unwrap().is_some());
     assert_eq!(bytes(&cell), b"next");
     let cells = inspect::cells(&m);
-    assert_eq!((cells.len(), &*cells[0].name, cells[0].labels.len()), (1, "sessions", 2));
-    let summary = cells[0].value.as_ref().unwrap().as_ref().unwrap();
+    assert_eq!((cells.len(), &*cells[1].name, cells[1].labels.len()), (2, "sessions", 2));
+    let summary = cells[1].value.as_ref().unwrap().as_ref().unwrap();
     assert_eq!((&summary.schemas[..], summary.len_bytes, summary.generation), (&[(1, 0)][..], 4, g3));
-    assert_eq!(inspect::object_counts(&m)["cell"], 1);
+    assert_eq!(inspect::object_counts(&m)["cell"], 2);
 }
 
 #[test]

@@ -26,7 +26,8 @@ fn read_all(m: &Mapping) {
     inspect::cells(m);
     inspect::object_counts(m);
     inspect::faults(m);
-    inspect::monotone_totals(m);
+    inspect::monotone_totals(m, &mut inspect::Catalog::default());
+    inspect::Cells::default().look(m);
 }
 
 #[test]
