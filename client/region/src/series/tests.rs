@@ -13,6 +13,10 @@ use crate::mapping::Mapping;
 use crate::process::Process;
 
 mod appending;
+mod damage;
+mod processes;
+mod readers;
+mod retention;
 
 fn spec() -> RegionSpec {
     RegionSpec::new("r", 64 << 20)
