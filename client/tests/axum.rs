@@ -261,3 +261,71 @@ async fn a_body_too_large_is_tried_once() -> Result {
     assert_eq!(client.ask("GET", "/", "").await?.body, "");
     Ok(())
 }
+
+/// A client that announces a body and stops in the middle of it keeps neither a term nor a leaving.
+#[tokio::test]
+async fn half_a_body_does_not_keep_a_term() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let v1 = version(&arbiter, "v1", listener().await?, None).await?;
+    let (mut known, mut unknown) = (Client::to(v1.at).await?, Client::to(v1.at).await?);
+    known.0.write_all(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 10\r\n\r\nhal").await?;
+    // Of unknown length, so the handler itself reads it.
+    let chunked = b"POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhal\r\n";
+    unknown.0.write_all(chunked).await?;
+    // Both have been begun once a third one is answered on a connection that came later.
+    let mut third = Client::to(v1.at).await?;
+    assert_eq!(third.ask("GET", "/", "").await?.status, StatusCode::OK);
+    v1.stop.notify_one();
+    for client in [&mut known, &mut unknown] {
+        let late = client.answer().await?;
+        assert_eq!((late.status, late.retry_after.as_deref()), (StatusCode::REQUEST_TIMEOUT, Some("1")));
+        assert!(late.closes, "what is left of the body cannot be told from a request");
+    }
+    tokio::time::timeout(SOON, v1.served).await???;
+    Ok(())
+}
+
+/// Kept-alive connections under load, back and forth between two versions: no request fails, none is done twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_alive_load_goes_through_switches() -> Result {
+    const CLIENTS: usize = 4;
+    const SWITCHES: usize = 10;
+    let arbiter = Embedded::new("shop")?;
+    let (one, two) = (listener().await?, listener().await?);
+    let (at1, at2) = (one.local_addr()?, two.local_addr()?);
+    let v1 = version(&arbiter, "v1", one, Some(at2)).await?;
+    let v2 = version(&arbiter, "v2", two, Some(at1)).await?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let clients: Vec<JoinHandle<Result<usize>>> = (0..CLIENTS)
+        .map(|_| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let (mut client, mut done) = (Client::to(at1).await?, 0);
+                while !*stopped.borrow() {
+                    let answer = client.ask("POST", "/", "x").await?;
+                    if answer.status != StatusCode::OK {
+                        return Err(format!("{} {}", answer.status, answer.body).into());
+                    }
+                    done += 1;
+                    if answer.closes {
+                        // As a gateway does: on to whoever serves.
+                        client = Client::to(if answer.body == "v1" { at1 } else { at2 }).await?;
+                    }
+                }
+                Ok(done)
+            })
+        })
+        .collect();
+    for n in 0..SWITCHES {
+        arbiter.handover(if n % 2 == 0 { "v2" } else { "v1" }).await?;
+    }
+    stop.send_replace(true);
+    let mut done = 0;
+    for client in clients {
+        done += tokio::time::timeout(SOON, client).await???;
+    }
+    assert!(done > 0);
+    assert_eq!(v1.app.log.load()?.len(), done, "as many lines as answers");
+    drop((v1, v2));
+    Ok(())
+}

@@ -55,6 +55,7 @@ use heirloom_region::error::{Error, Fenced};
 use crate::region::Region;
 use crate::term::Term;
 
+mod patience;
 mod serve;
 mod strays;
 

@@ -5,6 +5,7 @@
 //! within [`ANSWER_WITHIN`] is 503 with `Retry-After`; the same call with the same `request_id` joins it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) struct Http {
     pub(crate) control: Control,
     pub(crate) guard: Guard,
     pub(crate) ready: watch::Receiver<bool>,
+    /// Socket files that are gone.
+    pub(crate) missing: watch::Receiver<Vec<PathBuf>>,
     pub(crate) address: SocketAddr,
 }
 
@@ -88,7 +91,8 @@ async fn metrics_of_all(State(http): Shared, Pairs(pairs): Pairs, headers: Heade
             return Err(Failure::new(ErrorReason::InvalidField, "scope").expected("sidecar").found(other).into());
         }
     };
-    let own = super::own_metrics::of_sidecar(&http.control.hosts, http.control.start_unix_ms);
+    let own =
+        super::own_metrics::of_sidecar(&http.control.hosts, http.control.start_unix_ms, http.missing.borrow().len());
     Ok(http_metrics::respond(hosts, own, format_of(&headers)).await)
 }
 
@@ -115,11 +119,12 @@ async fn discovery(State(http): Shared, headers: HeaderMap) -> Response {
 }
 
 async fn ready(State(http): Shared) -> Response {
-    if *http.ready.borrow() {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
-    }
+    let why = match http.missing.borrow().first() {
+        _ if !*http.ready.borrow() => "stopping\n".to_owned(),
+        Some(path) => format!("the socket {} is gone\n", path.display()),
+        None => return "ok\n".into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 async fn regions(State(http): Shared, headers: HeaderMap) -> Result<Json<Vec<output::Region>>, Refused> {

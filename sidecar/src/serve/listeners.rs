@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +94,7 @@ impl Starting<'_> {
         &mut self,
         control: &Control,
         ready: watch::Receiver<bool>,
+        missing: watch::Receiver<Vec<PathBuf>>,
     ) -> Result<Option<SocketAddr>, ServeError> {
         let server = &self.config.server;
         let listen = &server.http_listen;
@@ -110,7 +112,7 @@ impl Starting<'_> {
         };
         let host = listen.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
         let guard = Guard { allow: self.allow.clone(), token: token.map(|t| t.trim().to_owned()), host };
-        let router = http::router(Http { control: control.clone(), guard, ready, address });
+        let router = http::router(Http { control: control.clone(), guard, ready, missing, address });
         let make = router.into_make_service_with_connect_info::<Ends>();
         let serving =
             axum::serve(Limited::new(listener, HTTP_CONNECTIONS_MAX), make).with_graceful_shutdown(self.stopped());

@@ -155,7 +155,7 @@ impl Families {
         for (name, help, histogram) in [
             ("heirloom_blackout_seconds", "Longest wait of a writer at a switch, as it measured it.", &it.blackout),
             ("heirloom_precopy_rounds", "Rounds before the freeze.", &it.rounds),
-            ("heirloom_dirty_pages", "Pages left for the freeze.", &it.frozen_pages),
+            ("heirloom_frozen_pages", "Pages checksummed while the gate was closed.", &it.frozen_pages),
         ] {
             self.add(name, help, Kind::Histogram, &[], histogram.value(), since);
         }
@@ -177,7 +177,7 @@ pub(crate) async fn of_regions(hosts: &[std::sync::Arc<Host>]) -> Vec<Family> {
 }
 
 /// What belongs to no region.
-pub(crate) fn of_sidecar(hosts: &Hosts, start_unix_ms: u64) -> Vec<Family> {
+pub(crate) fn of_sidecar(hosts: &Hosts, start_unix_ms: u64, sockets_missing: usize) -> Vec<Family> {
     let mut families = Families::default();
     let labels = [("version", env!("CARGO_PKG_VERSION"))];
     families.add("heirloom_build_info", "This sidecar's build.", Kind::Info, &labels, Value::Integer(1), 0);
@@ -186,6 +186,8 @@ pub(crate) fn of_sidecar(hosts: &Hosts, start_unix_ms: u64) -> Vec<Family> {
     let quarantined = Value::Integer(hosts.quarantined_total.load(Ordering::Relaxed));
     let help = "Regions set aside since the start.";
     families.add("heirloom_quarantined_total", help, Kind::Counter, &[], quarantined, start_unix_ms);
+    let help = "Socket files of this sidecar that are gone: it answers nobody new there until it is started again.";
+    families.gauge("heirloom_socket_missing", help, &[], sockets_missing as u64);
     let (serving, aside): (Vec<_>, Vec<_>) =
         hosts.all().into_iter().partition(|(_, slot)| matches!(slot, Slot::Serving(_)));
     for (state, list) in [("serving", serving), ("quarantined", aside)] {

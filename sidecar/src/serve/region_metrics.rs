@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use heirloom_region::gate;
 use heirloom_region::inspect::{self, MetricFamily, ObjectKind, SelfCounter};
+use heirloom_region::{digest, gate};
 
 use super::exposition::{Family, Kind, Sample, Value};
 use super::host::Host;
@@ -67,6 +67,9 @@ fn about(host: &Host, each: &mut dyn FnMut(Family)) {
     add("heirloom_gate_slots_limit", "Gate slots that there are.", Kind::Gauge, limits.slots_max.into());
     if let Ok(claimed) = gate::slots_claimed(mapping) {
         add("heirloom_gate_slots_used", "Threads that write through a gate slot of their own.", Kind::Gauge, claimed);
+    }
+    if let Ok(dirty) = digest::dirty_pages(mapping) {
+        add("heirloom_dirty_pages", "Pages written since they were last checksummed.", Kind::Gauge, dirty);
     }
     if let Ok(fenced) = gate::fenced_writes(mapping) {
         add("heirloom_fenced_writes_total", "Owned writes refused because their term was over.", Kind::Counter, fenced);

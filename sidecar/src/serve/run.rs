@@ -24,7 +24,7 @@ use super::journal::Journal;
 use super::limit::raise_open_files;
 use super::listeners::Starting;
 use super::peer::AllowList;
-use super::socket::{self, BoundFile, Lock};
+use super::socket::{self, BoundFile, Lock, Mark};
 use super::{ServeError, notify, unix_ms};
 use crate::config::Config;
 
@@ -176,10 +176,11 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let mut helpers = JoinSet::new();
     let fd = socket::bind(&descriptor_socket, server.socket_mode)?;
     helpers.spawn(descriptors::serve(UnixListener::from_std(fd.listener).map_err(ServeError::io("listen"))?, tickets));
-    let http = start.http(&control, is_ready).await?;
+    let (tell_missing, missing) = watch::channel(Vec::new());
+    let http = start.http(&control, is_ready, missing).await?;
     let grpc = start.tcp(&control).await?;
     let unix = start.unix(control, instances)?;
-    helpers.spawn(look_after(Arc::clone(&hosts)));
+    helpers.spawn(look_after(Arc::clone(&hosts), [fd.file.mark(), unix.mark()], tell_missing));
     if let Some(period) = notify::watchdog_period() {
         helpers.spawn(stay_alive(period));
     }
@@ -203,11 +204,22 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-async fn look_after(hosts: Arc<Hosts>) {
+/// Looks for memory that failed and for socket files that somebody removed. A removed one is told and not made again: whoever
+/// removed it may have put another sidecar in its place, and the instances that are attached lose nothing meanwhile.
+async fn look_after(hosts: Arc<Hosts>, sockets: [Mark; 2], missing: watch::Sender<Vec<PathBuf>>) {
     let mut said = usize::MAX;
     loop {
         tokio::time::sleep(LOOK_PERIOD).await;
         hosts.set_aside_the_poisoned().await;
+        let gone: Vec<_> = sockets.iter().filter(|s| !s.is_there()).map(|s| s.path.clone()).collect();
+        missing.send_if_modified(|known| {
+            let change = *known != gone;
+            for path in gone.iter().filter(|path| !known.contains(path)) {
+                tracing::error!(socket = %path.display(), "the socket's file is gone: nobody new can come; start the sidecar again");
+            }
+            known.clone_from(&gone);
+            change
+        });
         let regions = hosts.all().len();
         if regions != said {
             said = regions;

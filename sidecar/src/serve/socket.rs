@@ -27,6 +27,27 @@ pub(crate) struct BoundFile {
     inode: (u64, u64),
 }
 
+/// What a bound socket's file looks like from afar.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    pub(crate) path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Mark {
+    /// True while the path still leads to this very socket.
+    pub(crate) fn is_there(&self) -> bool {
+        inode(&self.path).is_ok_and(|found| found == self.inode)
+    }
+}
+
+impl BoundFile {
+    /// For somebody who looks whether it is still there.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { path: self.path.clone(), inode: self.inode }
+    }
+}
+
 impl Drop for BoundFile {
     fn drop(&mut self) {
         if inode(&self.path).is_ok_and(|found| found == self.inode) {

@@ -6,7 +6,7 @@ use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_sidecar::config::ConfigError;
 use heirloom_sidecar::serve::{self, ServeError};
 
-use crate::support::{self, Daemon, failure};
+use crate::support::{self, Daemon, SOON, failure, http};
 
 #[tokio::test]
 async fn sockets_have_their_mode_and_go_with_the_daemon() {
@@ -17,6 +17,27 @@ async fn sockets_have_their_mode_and_go_with_the_daemon() {
     }
     daemon.running.stop().await;
     assert!(!socket.exists() && !descriptors.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_socket_is_noticed_and_who_is_there_goes_on() {
+    let daemon = Daemon::start().await;
+    let mut control = daemon.control().await;
+    assert!(http(daemon.http(), "GET /metrics", "").await.body.contains("heirloom_socket_missing 0\n"));
+    std::fs::remove_file(&daemon.config.server.socket).unwrap();
+    let noticed = async {
+        loop {
+            let ready = http(daemon.http(), "GET /readyz", "").await;
+            if ready.status != 200 {
+                return ready;
+            }
+        }
+    };
+    let ready = tokio::time::timeout(SOON, noticed).await.expect("it is noticed");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains(&daemon.config.server.socket.display().to_string()), "{ready:?}");
+    assert!(http(daemon.http(), "GET /metrics?scope=sidecar", "").await.body.contains("heirloom_socket_missing 1\n"));
+    control.get_server_info(v1::GetServerInfoRequest {}).await.expect("who is connected goes on");
 }
 
 #[tokio::test]

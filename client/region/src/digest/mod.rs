@@ -51,6 +51,15 @@ use crate::mapping::Mapping;
 use crate::os::clock;
 use crate::sync::{AtomicU64, Ordering};
 
+/// Pages of OWNED that are marked newer than the last completed round, as anybody who maps the region sees them.
+///
+/// # Errors
+/// `Corrupt` if the keeper's record is not where it belongs.
+pub fn dirty_pages(mapping: &Mapping) -> Result<u64, Error> {
+    let last_round = KeeperRecord::of(mapping)?.last_round().load(Ordering::Acquire);
+    Ok(marks::DirtyPages::new(mapping, last_round, 0).count() as u64)
+}
+
 /// The first page epoch; a mark of 0 is no mark.
 const EPOCH_FIRST: u64 = 1;
 

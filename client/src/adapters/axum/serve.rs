@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::patience;
 use super::strays::{Resolve, Strays};
 use crate::region::Region;
 use crate::term::Term;
@@ -28,7 +29,7 @@ use crate::term::Term;
 const LINGER: Duration = Duration::from_secs(5);
 /// Body kept for a second try, if nothing else is said.
 const STRAY_BODY_BYTES_MAX: usize = 1 << 20;
-/// After lingering, so many times as long for a client that has sent half a request's head to send the rest.
+/// After lingering, so many times as long for a client that has sent half a request, head or body, to send the rest.
 const HEAD_LINGERS: u32 = 3;
 /// Pause after a failed accept: the process is out of descriptors, say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
@@ -60,7 +61,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// How long an idle connection may go on after the term. Default 5 s.
+    /// How long an idle connection may go on after the term. Default 5 s. A request whose head or body is not complete has three
+    /// times as long more; then a stalled body is answered with 408 and `Retry-After: 1`.
     pub fn linger(mut self, limit: Duration) -> Self {
         self.linger = limit;
         self
@@ -164,7 +166,7 @@ struct Shared {
     routes: Router,
     strays: Strays,
     closing: watch::Receiver<bool>,
-    /// For the rest of a request's head, once idle connections close.
+    /// For the rest of a request's head or body, once idle connections close.
     head: Duration,
 }
 
@@ -206,9 +208,17 @@ impl Shared {
 
     async fn answer(&self, request: Request<Incoming>, from: SocketAddr, here: Arc<()>) -> Response {
         let counts = self.region.in_flight("requests");
-        let mut request = request.map(Body::new);
+        let (parts, body) = request.into_parts();
+        let (mut closing, rest) = (self.closing.clone(), self.head);
+        let late = async move {
+            // An error: the serving future is gone, and nobody waits for the rest.
+            let _ = closing.wait_for(|close| *close).await;
+            tokio::time::sleep(rest).await;
+        };
+        let (body, given_up) = patience::until(Body::new(body), late);
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(ConnectInfo(from));
-        let mut response = self.strays.answer(&self.region, &self.routes, request).await;
+        let mut response = given_up.or(self.strays.answer(&self.region, &self.routes, request).await);
         if !self.term.is_current() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
