@@ -1,7 +1,8 @@
-//! The one place of the tests that needs `unsafe`: a child that lives on after its parent.
+//! The one place of the tests that needs `unsafe`: children that come from a fork.
 
 use std::io;
 
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, pause};
 
 /// Forks a child that does nothing until it is killed. It holds whatever a forked child of a service holds: descriptors, and
@@ -17,5 +18,25 @@ pub fn fork_idle_child() -> io::Result<u32> {
             pause();
         },
         ForkResult::Parent { child } => u32::try_from(child.as_raw()).map_err(io::Error::other),
+    }
+}
+
+/// Asks `question` in a forked child and gives its answer, which is the child's exit code.
+///
+/// # Errors
+/// If the kernel refuses, or the child was killed.
+pub fn ask_in_forked_child(question: impl FnOnce() -> u8) -> io::Result<u8> {
+    // SAFETY: glibc keeps its allocator usable in the child of a process with threads. `question` takes no lock that another
+    // thread of ours may have held: what it calls is refused before any. The child ends without running any destructor.
+    match unsafe { fork() }.map_err(io::Error::from)? {
+        ForkResult::Child => {
+            let answer = question();
+            // SAFETY: ends the process at once; nothing of it is used afterwards.
+            unsafe { nix::libc::_exit(i32::from(answer)) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, code) => u8::try_from(code).map_err(io::Error::other),
+            other => Err(io::Error::other(format!("expected an exit code, found {other:?}"))),
+        },
     }
 }

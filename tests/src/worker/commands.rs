@@ -2,13 +2,14 @@
 
 use std::thread::JoinHandle;
 
-use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Veto, wait};
+use heirloom_client::error::Misuse;
+use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Veto, WriteError, observe, wait};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::busy::{Busy, Ledger};
 use super::{Outcome, Trouble};
-use crate::sys::fork_idle_child;
+use crate::sys::{ask_in_forked_child, fork_idle_child};
 
 /// One attached instance.
 pub(super) struct Worker {
@@ -98,6 +99,15 @@ impl Worker {
             ["churn", name] => Ok(json!(self.busy.churn(name)?)),
             ["stop"] => Ok(self.busy.stop()),
             ["fork"] => Ok(json!(fork_idle_child().map_err(|e| Trouble::usage(e.to_string()))?)),
+            ["fork-write", name] => self.fork_write(name),
+            ["look", region, name] => {
+                let observer = wait(observe(region))?;
+                let seen = observer.roles().current();
+                let ledger = observer.cell::<Ledger>(name, 1)?;
+                Ok(
+                    json!({ "owner": seen.owner.map(|o| o.version), "generation": seen.generation.get(), "ledger": ledger }),
+                )
+            }
             ["leave"] => self.leave(),
             _ => Err(Trouble::usage(format!("unknown command {words:?}"))),
         }
@@ -166,6 +176,23 @@ impl Worker {
         let cell: Cell<Vec<u8>> = self.region.cell(name).bytes_max(limit).open()?;
         let bytes = vec![0xA5; usize::try_from(len).map_err(|e| Trouble::usage(e.to_string()))?];
         Ok(json!(cell.set(&self.region.term()?, &bytes)?))
+    }
+
+    /// What a forked child hears that writes with its parent's handle and term.
+    fn fork_write(&self, name: &str) -> Outcome {
+        let (gauge, term) = (self.region.gauge(name).open()?, self.region.term()?);
+        gauge.set(&term, 1.0)?;
+        let child = ask_in_forked_child(|| match gauge.set(&term, 2.0) {
+            Err(WriteError::Misuse(Misuse::Forked)) => 1,
+            Err(_) => 2,
+            Ok(()) => 3,
+        });
+        gauge.set(&term, 4.0)?;
+        match child.map_err(|e| Trouble::usage(e.to_string()))? {
+            1 => Ok(json!("forked")),
+            2 => Ok(json!("another error")),
+            _ => Ok(json!("written")),
+        }
     }
 
     fn leave(&mut self) -> Outcome {

@@ -15,6 +15,8 @@
 //! | `count NAME THREADS`, `churn NAME` | starts threads that count; one that updates a ledger whenever this owns |
 //! | `stop` | ends them; gives what each has recorded for itself |
 //! | `fork` | a child that lives on |
+//! | `fork-write NAME` | sets a gauge, as the owner; gives what its forked child heard that did so too |
+//! | `look REGION NAME` | what an observer sees: owner, generation and a ledger; wants `HEIRLOOM_SOCKET` |
 //! | `leave` | leaves in order and ends |
 //!
 //! A ledger is a cell that holds how many updates it saw, and from whom: whatever was acknowledged and lost shows in it.

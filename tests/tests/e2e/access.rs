@@ -8,7 +8,7 @@ use heirloom_tests::host::{Host, tmpfs_dir};
 use heirloom_tests::http;
 use heirloom_tests::instance::free_address;
 use heirloom_tests::wait::until;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 #[test]
 fn nobody_listens() {
@@ -50,6 +50,27 @@ fn another_user_is_refused() {
     assert_eq!(host.status("shop")["owner"]["version"], "1.0.0");
 }
 
+/// The socket's own mode keeps this user out, before the sidecar hears of it.
+#[test]
+fn a_socket_that_this_user_may_not_open_is_named() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("not root: calling as another user is left out");
+        return;
+    }
+    let host = Host::start();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(host.dir(), open).expect("open the directory");
+    let program = host.dir().join("heirloom-as-nobody");
+    fs::copy(helper("heirloom").get_program(), &program).expect("copy the program");
+    for verb in [&["status"][..], &["handover", "shop", "2.0.0"]] {
+        let mut command = std::process::Command::new(&program);
+        command.arg("heirloom").arg("--socket").arg(host.socket()).uid(65534).gid(65534);
+        let answer = call(&mut command, verb).expect_reason("CALLER_DENIED", 3);
+        assert_eq!(answer.word("found"), "uid 65534", "{}", answer.json);
+        assert!(answer.word("message").contains("heirloom.sock"), "{}", answer.json);
+    }
+}
+
 #[test]
 fn mutual_tls_admits_who_its_ca_signed() {
     let dir = tmpfs_dir();
@@ -62,7 +83,9 @@ fn mutual_tls_admits_who_its_ca_signed() {
     for (name, issuer) in [("server", &ca), ("deploy", &ca), ("stranger", &stranger)] {
         let key = KeyPair::generate().expect("a key");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let cert = CertificateParams::new(names).expect("parameters").signed_by(&key, issuer).expect("a certificate");
+        let mut params = CertificateParams::new(names).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let cert = params.signed_by(&key, issuer).expect("a certificate");
         fs::write(file(&format!("{name}.pem")), cert.pem()).expect("write");
         fs::write(file(&format!("{name}.key")), key.serialize_pem()).expect("write");
     }
@@ -95,7 +118,13 @@ fn mutual_tls_admits_who_its_ca_signed() {
     }
     let answer = call(&mut as_client(Some("deploy")), &["handover", "shop", "2.0.0"]).expect("committed", 0);
     assert_eq!(answer.json["owner"]["version"], "2.0.0");
-    assert!(!answer.word("caller").is_empty(), "{}", answer.json);
+    assert!(answer.word("caller").contains("deploy"), "names the certificate: {}", answer.json);
+    let back = call(&mut as_client(Some("deploy")), &["rollback", "shop"]).expect("committed", 0);
+    assert_eq!(back.json["owner"]["version"], "1.0.0");
+    let history = call(&mut as_client(Some("deploy")), &["history", "shop", "-n", "2"]);
+    for record in history.json.as_array().expect("two records") {
+        assert_eq!(record["caller"], answer.json["caller"], "the record has it, too: {record}");
+    }
 }
 
 #[test]

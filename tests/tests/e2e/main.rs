@@ -2,6 +2,7 @@
 //! program so that it is linked once.
 
 mod access;
+mod attached;
 mod bad_files;
 mod bad_input;
 mod deaths;

@@ -51,3 +51,26 @@ fn a_vacant_region_is_taken_first() {
     assert_eq!(taken, region);
     host.await_owner(&region, "1.0.0");
 }
+
+#[test]
+fn all_replicas_halt_at_the_first_abort() {
+    let host = Host::start();
+    let mut first = Instance::spawn(&host, "cart", "1.0.0", &AUTO);
+    let region = first.hear()["value"]["region"].as_str().expect("a region").to_owned();
+    first.tell("hook flush veto");
+    first.tell("ready");
+    host.await_owner(&region, "1.0.0");
+    let (_b1, second) = start(&host, "1.0.0");
+    host.await_owner(&second, "1.0.0");
+    let _standbys = [start(&host, "2.0.0"), start(&host, "2.0.0")];
+    for region in [&region, &second] {
+        host.await_eligible(region, "2.0.0");
+    }
+    let answer = host.call(&["handover", "cart", "2.0.0", "--all"]).expect("aborted", 4);
+    let tried = answer.json["handovers"].as_array().expect("those tried");
+    assert_eq!((tried.len(), &tried[0]["reason"]), (1, &"VETOED".into()), "{}", answer.json);
+    assert_eq!(answer.json["not_tried"], serde_json::json!([second]), "{}", answer.json);
+    for region in [&region, &second] {
+        assert_eq!(host.status(region)["owner"]["version"], "1.0.0");
+    }
+}
