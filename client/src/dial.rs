@@ -61,7 +61,8 @@ pub(crate) async fn dial(socket: &Path, hello: Hello) -> Result<Dialled, DialErr
         let first = incoming.message().await.map_err(|s| refusal(&s))?;
         match first.and_then(|m| m.message) {
             Some(attach_response::Message::Welcome(welcome)) => {
-                Ok(Dialled { welcome, live: Live::sidecar(incoming, outgoing) })
+                let live = Live::sidecar(incoming, outgoing, welcome.notes_ready);
+                Ok(Dialled { welcome, live })
             }
             Some(_) => Err(protocol(socket, "the first message is not a welcome").into()),
             None => Err(DialError::Absent("the sidecar ended the stream".into())),

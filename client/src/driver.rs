@@ -136,17 +136,17 @@ impl Driver {
         if self.said.needs.unwrap_or(0) != version && self.say(FromInstance::Declare(self.session.registry.needs())) {
             self.said.needs = Some(version);
         }
-        let (ready, leaving) = {
+        let (ready, leaving, hooks) = {
             let state = self.session.state();
-            (state.ready && state.leaving.is_none(), state.leaving.is_some())
+            (state.ready && state.leaving.is_none(), state.leaving.is_some(), state.hooks.declared())
         };
         if self.said.ready.unwrap_or(false) != ready {
             let message = if leaving { "leaving" } else { "" }.to_owned();
-            if self.say(FromInstance::Ready { ready, message }) {
+            if self.say(FromInstance::Ready { ready, message, hooks: Some(hooks) }) {
                 self.said.ready = Some(ready);
             }
         }
-        if self.said.ready == Some(true) {
+        if self.said.ready == Some(true) && self.live.as_ref().is_some_and(|live| !live.notes_ready()) {
             self.session.tell_ready();
         }
         self.say_counts(leaving);
@@ -183,6 +183,11 @@ impl Driver {
                 let blackout = writer_blackout_us.map(Duration::from_micros);
                 let previous = previous.as_ref().map(facts::peer);
                 self.session.hint(Hint { generation, cause, previous, blackout });
+            }
+            ToInstance::ReadyNoted { ready } => {
+                if ready {
+                    self.session.tell_ready();
+                }
             }
             ToInstance::LeaveRequest { drain_timeout, message } => {
                 tracing::info!(region = self.session.region(), message, "asked to leave");

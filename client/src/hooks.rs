@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use heirloom_region::arbiter::HookSet;
 use heirloom_region::error::Peer;
 
 use crate::term::Term;
@@ -18,7 +19,8 @@ type Hook<A, F> = Option<Arc<dyn Fn(A) -> F + Send + Sync>>;
 ///
 /// Hooks run where [`Attachment::ready`](crate::Attachment::ready) was awaited, if that was a tokio runtime, else on the
 /// control thread (where a hook that blocks keeps the control plane waiting, never the data plane). A hook that outlives
-/// its deadline aborts the handover, and nothing else happens to it. A hook that panics is a veto.
+/// its deadline aborts the handover, and nothing else happens to it. A hook that panics is a veto. An owner without a flush
+/// hook is not asked before the freeze: a handover goes past one that is stopped, unless it is stopped within a write.
 ///
 /// ```
 /// use heirloom_client::{Hooks, Veto};
@@ -74,6 +76,11 @@ impl Hooks {
     {
         self.resume = Some(Arc::new(move |r| Box::pin(hook(r))));
         self
+    }
+
+    /// Which are there.
+    pub(crate) fn declared(&self) -> HookSet {
+        HookSet { prepare: self.prepare.is_some(), flush: self.flush.is_some(), resume: self.resume.is_some() }
     }
 
     /// Runs the hook for `call`; one that is not there has nothing against it.

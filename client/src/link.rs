@@ -8,7 +8,7 @@ use std::time::Duration;
 use heirloom_proto::names;
 use heirloom_proto::v1::{self, attach_request, attach_response};
 use heirloom_region::arbiter::record::{Cause, InstanceRef, Record};
-use heirloom_region::arbiter::{FromInstance, Hook, Need, Outbox, ToInstance};
+use heirloom_region::arbiter::{FromInstance, Hook, HookSet, Need, Outbox, ToInstance};
 use tokio::sync::mpsc;
 
 use crate::in_process::InProcess;
@@ -17,6 +17,8 @@ use crate::in_process::InProcess;
 pub(crate) struct Live {
     incoming: Incoming,
     outgoing: Outgoing,
+    /// The other side answers when it was told of readiness.
+    notes_ready: bool,
 }
 
 enum Incoming {
@@ -55,15 +57,22 @@ impl Live {
     pub(crate) fn sidecar(
         incoming: tonic::Streaming<v1::AttachResponse>,
         outgoing: mpsc::UnboundedSender<v1::AttachRequest>,
+        notes_ready: bool,
     ) -> Self {
-        Self { incoming: Incoming::Sidecar(Box::new(incoming)), outgoing: Outgoing::Sidecar(outgoing) }
+        Self { incoming: Incoming::Sidecar(Box::new(incoming)), outgoing: Outgoing::Sidecar(outgoing), notes_ready }
     }
     pub(crate) fn embedded(
         incoming: mpsc::UnboundedReceiver<ToInstance>,
         arbiter: ArbiterRef,
         incarnation: u64,
     ) -> Self {
-        Self { incoming: Incoming::Embedded(incoming), outgoing: Outgoing::Embedded { arbiter, incarnation } }
+        let outgoing = Outgoing::Embedded { arbiter, incarnation };
+        Self { incoming: Incoming::Embedded(incoming), outgoing, notes_ready: true }
+    }
+
+    /// Whether [`ToInstance::ReadyNoted`] comes; a sidecar of an earlier release does not know it.
+    pub(crate) fn notes_ready(&self) -> bool {
+        self.notes_ready
     }
 
     /// The next message; `None` when the link is gone. Cancel-safe.
@@ -148,7 +157,10 @@ fn to_wire(message: FromInstance) -> v1::AttachRequest {
             };
             Message::Declare(wire::Declare { needs: needs.into_iter().map(need).collect() })
         }
-        FromInstance::Ready { ready, message } => Message::Ready(wire::Ready { ready, message }),
+        FromInstance::Ready { ready, message, hooks } => {
+            let set = |has: HookSet| wire::HookSet { prepare: has.prepare, flush: has.flush, resume: has.resume };
+            Message::Ready(wire::Ready { ready, message, hooks: hooks.map(set) })
+        }
         FromInstance::HookResult { call_id, ok, veto } => {
             Message::HookResult(wire::HookResult { call_id, ok, veto_message: veto })
         }
@@ -194,6 +206,7 @@ fn from_wire(message: v1::AttachResponse) -> Option<ToInstance> {
             owner: hint.owner.map(instance),
             writer_blackout_us: hint.writer_blackout_us,
         },
+        Message::ReadyNoted(noted) => ToInstance::ReadyNoted { ready: noted.ready },
         Message::LeaveRequest(ask) => {
             ToInstance::LeaveRequest { drain_timeout: from_ms(ask.drain_timeout_ms), message: ask.message }
         }

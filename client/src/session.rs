@@ -220,7 +220,7 @@ impl Session {
     pub(crate) fn set_ready(&self, ready: bool) {
         self.change(|s| s.ready = ready);
     }
-    /// The arbiter was told that this instance is ready.
+    /// The arbiter knows that this instance is ready.
     pub(crate) fn tell_ready(&self) {
         self.told_ready.send_if_modified(|told| !std::mem::replace(told, true));
     }
@@ -231,6 +231,7 @@ impl Session {
     }
     /// Starts to leave, once.
     pub(crate) fn leave(&self, timeout: Duration) {
+        self.process.note_leaving();
         self.change(|s| {
             s.leaving.get_or_insert(Leaving { timeout, deadline: Instant::now() + timeout });
         });

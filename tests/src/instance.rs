@@ -1,9 +1,12 @@
 //! The near end of a [`worker`](crate::worker): a process attached to a region that does what it is told.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
 
 use heirloom_examples::process;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -121,6 +124,16 @@ impl Instance {
         let read = self.stdout.read_line(&mut line).expect("the worker answers");
         assert!(read > 0, "{} (pid {}) ended without an answer", self.version, self.child.id());
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("expected JSON, found {line:?}: {e}"))
+    }
+
+    /// Whether it begins an answer within `limit`.
+    ///
+    /// # Panics
+    /// If its output cannot be watched.
+    pub fn says_something_within(&self, limit: Duration) -> bool {
+        let mut watched = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).expect("a time-out");
+        !self.stdout.buffer().is_empty() || poll(&mut watched, limit).expect("watch the instance") > 0
     }
 
     /// Its own sum of something, as in `total NAME` or `sum NAME`.

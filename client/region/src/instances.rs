@@ -50,6 +50,8 @@ pub mod flag {
     pub const SYMMETRIC: u64 = 1 << 1;
     /// Ready to own.
     pub const READY: u64 = 1 << 2;
+    /// About to leave in order, so that its death is no crash.
+    pub const LEAVING: u64 = 1 << 3;
     /// On the heap only: the last handle of the instance is gone, which is its death.
     pub const GONE: u64 = 1 << 4;
 }

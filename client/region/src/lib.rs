@@ -9,6 +9,7 @@ compile_error!("Heirloom regions need Linux on a 64-bit little-endian machine");
 pub mod alloc;
 pub mod arbiter;
 mod create;
+mod deaths;
 pub mod digest;
 pub mod directory;
 pub mod error;

@@ -26,6 +26,7 @@ mod words;
 
 pub use crate::layout::RegionSpec;
 pub(crate) use draft::Draft;
+pub use draft::{draft_of, remove_abandoned};
 pub(crate) use words::{Word, Word32, Words};
 
 /// A mapped region; used as `Arc<Mapping>`.

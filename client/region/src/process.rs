@@ -132,6 +132,16 @@ impl Process {
 }
 
 impl Process {
+    /// Says in the region that this process is about to leave: its death from here on is no crash, whoever finds it.
+    pub fn note_leaving(&self) {
+        if self.check_seated().is_ok()
+            && let Ok(row) = Row::of(&self.mapping, self.seat.row)
+            && row.incarnation().load(Ordering::Acquire) == self.seat.incarnation
+        {
+            row.flags().fetch_or(flag::LEAVING, Ordering::Release);
+        }
+    }
+
     /// Gives up the proof of life, as the kernel does when a process dies: whoever looks finds this instance dead, and frees
     /// what it held. Only for instances that share one process (embedded mode), whose handles are not used any more.
     pub fn abandon(&self) {

@@ -163,6 +163,7 @@ impl Instances {
             row: given.row.unwrap_or_default(),
             region_uid: uuid.to_vec(),
             resumed: resumes,
+            notes_ready: true,
             ..Welcome::default()
         };
         if !resumes {

@@ -14,7 +14,7 @@ use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
 use heirloom_region::arbiter::{Assignment, Replica, Role, State, assign};
 use heirloom_region::error::{Error, NotReady};
-use heirloom_region::mapping::{Mapping, RegionSpec};
+use heirloom_region::mapping::{Mapping, RegionSpec, draft_of, remove_abandoned};
 use heirloom_region::name;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -297,7 +297,19 @@ fn same_name(file: &str, mapping: Arc<Mapping>) -> Result<Arc<Mapping>, Error> {
     Err(heirloom_region::error::Corrupt::Identity { what: "region name", expected, found }.into())
 }
 
-/// Files that have a region's name, sorted. Everything else in the directory is not ours.
+/// Removes what a killed creation left: nobody will ever open it, and it holds memory.
+fn clear_draft(path: &Path) {
+    match remove_abandoned(path) {
+        Ok(true) => {
+            tracing::info!(path = %path.display(), "removed the draft of a region whose creation was cut short")
+        }
+        Ok(false) => tracing::debug!(path = %path.display(), "somebody is making a region"),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "the draft of a region stays"),
+    }
+}
+
+/// Files that have a region's name, sorted, after drafts that nobody is at are removed. Everything else in the directory is
+/// not ours.
 fn region_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, ServeError> {
     let io = || ServeError::io(format!("read {}", dir.display()));
     let mut files = Vec::new();
@@ -305,6 +317,7 @@ fn region_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, ServeError> {
         let entry = entry.map_err(io())?;
         match entry.file_name().into_string() {
             Ok(name) if name::region(&name).is_ok() => files.push((name, entry.path())),
+            Ok(name) if draft_of(&name).is_some() => clear_draft(&entry.path()),
             Ok(name) if name.starts_with('.') => {}
             name => tracing::warn!(?name, dir = %dir.display(), "not a region's name, left alone"),
         }

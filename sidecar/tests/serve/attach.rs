@@ -87,9 +87,7 @@ async fn the_sidecar_chooses_a_replica() {
     for version in ["1", "1", "2", "2"] {
         let mut attached = daemon.attach(auto(version)).await.unwrap();
         attached.map();
-        attached
-            .say(attach_request::Message::Ready(attach_request::Ready { ready: true, message: String::new() }))
-            .await;
+        attached.say(attach_request::Message::Ready(attach_request::Ready { ready: true, ..Default::default() })).await;
         let region = names::parse_instance(&attached.welcome.instance).unwrap().0.to_owned();
         let name = attached.welcome.instance.clone();
         until(&daemon, &region, |r| r.instances.iter().any(|i| i.name == name && i.eligible)).await;

@@ -145,7 +145,7 @@ async fn a_message_that_is_too_large_is_named_with_the_limit() {
     let refused = failure(daemon.attach(Hello { version: large.clone(), ..hello("shop", "1.0.0") }).await.map(|_| ()));
     assert_eq!(refused.reason, ErrorReason::MessageTooLarge);
     let attached = daemon.attach(hello("shop", "1.0.0")).await.unwrap();
-    attached.say(attach_request::Message::Ready(attach_request::Ready { ready: false, message: large })).await;
+    attached.say(attach_request::Message::Ready(attach_request::Ready { message: large, ..Default::default() })).await;
     let end = tokio::time::timeout(SOON, attached.ended).await.expect("the stream ends").unwrap();
     assert_eq!(failure(end).reason, ErrorReason::MessageTooLarge);
 }

@@ -60,6 +60,29 @@ async fn a_stale_socket_is_replaced_and_a_second_daemon_is_refused() {
 }
 
 #[tokio::test]
+async fn drafts_of_a_killed_creation_are_removed_and_nothing_else() {
+    let dir = support::directory();
+    let config = support::config(dir.path());
+    let regions = &config.server.region_dir;
+    std::fs::create_dir_all(regions).unwrap();
+    let at = |name: &str| regions.join(name);
+    let (dead, living) = (at(".shop.00112233aabbccdd.tmp"), at(".shop.ffeeddccbbaa9988.tmp"));
+    let strange = [at(".shop.tmp"), at(".lock"), at("notes.txt")];
+    for path in strange.iter().chain([&dead, &living]) {
+        std::fs::write(path, "draft").unwrap();
+    }
+    let maker = std::fs::File::open(&living).unwrap();
+    maker.lock().unwrap();
+    let running = serve::start(config.clone()).await.expect("drafts are no obstacle");
+    assert!(!dead.exists(), "nobody is making it");
+    assert!(living.exists() && strange.iter().all(|path| path.exists()));
+    running.stop().await;
+    drop(maker);
+    serve::start(config).await.expect("it starts").stop().await;
+    assert!(!living.exists());
+}
+
+#[tokio::test]
 async fn what_forbids_a_start_is_named() {
     let dir = support::directory();
     let mut config = support::config(dir.path());

@@ -101,9 +101,7 @@ impl Daemon {
     pub(crate) async fn ready(&self, service: &str, version: &str) -> Attached {
         let mut attached = self.attach(hello(service, version)).await.expect("it may attach");
         attached.map();
-        attached
-            .say(attach_request::Message::Ready(attach_request::Ready { ready: true, message: String::new() }))
-            .await;
+        attached.say(attach_request::Message::Ready(attach_request::Ready { ready: true, ..Default::default() })).await;
         attached
     }
 }

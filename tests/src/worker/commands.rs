@@ -3,7 +3,7 @@
 use std::thread::JoinHandle;
 
 use heirloom_client::error::Misuse;
-use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Veto, WriteError, observe, wait};
+use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Term, Veto, WriteError, observe, wait};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -18,6 +18,7 @@ pub(super) struct Worker {
     hooks: [Option<Misbehaviour>; 2],
     serving: Option<Serving>,
     busy: Busy,
+    kept: Option<Term>,
 }
 
 /// The thread that serves terms, and how it is told to leave.
@@ -29,6 +30,7 @@ struct Serving {
 /// What a hook does instead of its work.
 #[derive(Clone, Copy)]
 enum Misbehaviour {
+    Nothing,
     Veto,
     Hang,
     Die,
@@ -37,6 +39,7 @@ enum Misbehaviour {
 impl Misbehaviour {
     async fn happen(self) -> Result<(), Veto> {
         match self {
+            Misbehaviour::Nothing => Ok(()),
             Misbehaviour::Veto => Err(Veto("told to refuse".into())),
             Misbehaviour::Hang => std::future::pending().await,
             Misbehaviour::Die => std::process::abort(),
@@ -57,6 +60,7 @@ impl Worker {
             attachment: Some(attachment),
             hooks: [None, None],
             serving: None,
+            kept: None,
         }
     }
 
@@ -94,6 +98,14 @@ impl Worker {
             ["write", name] => {
                 Ok(json!(self.busy.ledger(name)?.update(&self.region.term()?, |l: &mut Ledger| l.note("write"))?))
             }
+            ["keep"] => {
+                self.kept = Some(self.region.term()?);
+                Ok(Value::Null)
+            }
+            ["write-kept", name] => {
+                let term = self.kept.as_ref().ok_or_else(|| Trouble::usage("no term is kept"))?;
+                Ok(json!(self.busy.ledger(name)?.update(term, |l: &mut Ledger| l.note("write"))?))
+            }
             ["read", name] => Ok(json!(self.busy.ledger(name)?.load()?)),
             ["count", name, threads] => Ok(json!(self.busy.count(name, number(threads)?)?)),
             ["churn", name] => Ok(json!(self.busy.churn(name)?)),
@@ -115,10 +127,11 @@ impl Worker {
 
     fn hook(&mut self, hook: &str, how: &str) -> Outcome {
         let how = match how {
+            "nothing" => Misbehaviour::Nothing,
             "veto" => Misbehaviour::Veto,
             "hang" => Misbehaviour::Hang,
             "die" => Misbehaviour::Die,
-            _ => return Err(Trouble::usage("expected veto, hang or die")),
+            _ => return Err(Trouble::usage("expected nothing, veto, hang or die")),
         };
         match hook {
             "prepare" => self.hooks[0] = Some(how),

@@ -3,7 +3,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `hook prepare\|flush veto\|hang\|die` | before `ready`: what that hook will do |
+//! | `hook prepare\|flush nothing\|veto\|hang\|die` | before `ready`: what that hook will do |
 //! | `ready`, `ready not` | becomes able to own; or attaches hooks but says it is not ready |
 //! | `role`, `generation` | what it believes |
 //! | `open KIND NAME [BUCKETS]` | opens a counter, histogram, updown or gauge |
@@ -12,6 +12,7 @@
 //! | `gauge NAME N` | sets a gauge, as the owner |
 //! | `blob NAME LIMIT LEN` | writes LEN bytes into a cell of at most LIMIT |
 //! | `write NAME` | one update of a ledger, as the owner; `read NAME` gives it |
+//! | `keep` | keeps the term that is open now; `write-kept NAME` updates a ledger with it |
 //! | `count NAME THREADS`, `churn NAME` | starts threads that count; one that updates a ledger whenever this owns |
 //! | `stop` | ends them; gives what each has recorded for itself |
 //! | `fork` | a child that lives on |

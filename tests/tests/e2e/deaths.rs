@@ -24,10 +24,41 @@ fn an_owner_with_a_living_forked_child_is_proved_dead_and_the_standby_promoted()
     assert_eq!(history.json[0]["kind"], "promotion", "{}", history.json);
 }
 
+/// An owner that has a flush hook, and a standby.
+fn flushing_pair(host: &Host) -> (Instance, Instance) {
+    let mut old = host.attach("shop", "1.0.0");
+    old.tell("hook flush nothing");
+    old.tell("ready");
+    host.await_owner("shop", "1.0.0");
+    let new = host.ready("shop", "2.0.0");
+    host.await_eligible("shop", "2.0.0");
+    (old, new)
+}
+
+/// Nothing is needed of an owner that has nothing to flush but that none of its threads is in a write.
+#[test]
+fn a_stopped_owner_without_a_flush_hook_is_followed_and_fenced_when_it_wakes() {
+    let host = Host::start();
+    let (mut old, mut new) = host.pair("shop");
+    old.tell("write ledger");
+    old.tell("keep");
+    let generation = host.status("shop")["generation"].as_u64().expect("a generation");
+    old.signal(Signal::SIGSTOP);
+    let answer = host.handover("shop", "2.0.0", &["--flush-timeout", "300ms"]).expect("committed", 0);
+    assert_eq!(answer.json["forced"], false, "{}", answer.json);
+    assert_eq!(host.status("shop")["generation"], generation + 1);
+    new.tell("write ledger");
+    // With the term that it had when it was stopped.
+    old.signal(Signal::SIGCONT);
+    old.tell_refused("write-kept ledger", "FENCED");
+    old.tell_refused("write ledger", "NOT_OWNER");
+    assert_eq!(new.tell("read ledger")["value"]["sequence"], 2, "the committed writes, and no other");
+}
+
 #[test]
 fn a_stopped_owner_is_not_dead() {
     let host = Host::start();
-    let (mut old, mut new) = host.pair("shop");
+    let (mut old, mut new) = flushing_pair(&host);
     old.tell("write ledger");
     let generation = host.status("shop")["generation"].clone();
     old.signal(Signal::SIGSTOP);
@@ -44,7 +75,7 @@ fn a_stopped_owner_is_not_dead() {
 #[test]
 fn force_kills_an_owner_that_does_not_answer_and_loses_no_committed_write() {
     let host = Host::start();
-    let (mut old, mut new) = host.pair("shop");
+    let (mut old, mut new) = flushing_pair(&host);
     old.tell("inc hits_total 5");
     old.tell("write ledger");
     old.signal(Signal::SIGSTOP);
@@ -112,6 +143,26 @@ fn a_region_that_kills_its_owners_is_held() {
     // A person who has looked at it lifts it.
     host.handover("shop", "4.0.0", &[]).expect("committed", 0);
     survivor.tell("write ledger");
+}
+
+/// A sidecar that is killed after each death counts them all the same.
+#[test]
+fn a_crash_loop_is_seen_through_restarts_of_the_sidecar() {
+    let mut host = Host::start();
+    let mut owner = host.ready("shop", "1.0.0");
+    host.await_owner("shop", "1.0.0");
+    for version in ["2.0.0", "3.0.0"] {
+        let next = host.ready("shop", version);
+        owner.kill();
+        host.await_owner("shop", version);
+        owner = next;
+        host.kill_sidecar();
+        host.start_sidecar();
+    }
+    let _last = host.ready("shop", "4.0.0");
+    owner.kill();
+    let status = host.await_status("shop", "the region to be held", held);
+    assert!(status["owner"].is_null(), "{status}");
 }
 
 fn held(status: &Value) -> bool {

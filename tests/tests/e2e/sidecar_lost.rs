@@ -172,3 +172,18 @@ fn an_owner_that_died_while_the_sidecar_was_away_is_followed() {
     new.tell("write ledger");
     assert_eq!(new.tell("read ledger")["value"]["sequence"], 2);
 }
+
+/// Who is told that it is ready may be handed the region at once.
+#[test]
+fn ready_returns_when_the_sidecar_knows() {
+    let mut host = Host::start();
+    let _old = host.ready("shop", "1.0.0");
+    host.await_owner("shop", "1.0.0");
+    let mut new = host.attach("shop", "2.0.0");
+    host.signal_sidecar(Signal::SIGSTOP);
+    new.send("ready");
+    assert!(!new.says_something_within(Duration::from_millis(500)), "ready before anybody knew of it");
+    host.signal_sidecar(Signal::SIGCONT);
+    assert_eq!(new.hear()["ok"], true);
+    host.handover("shop", "2.0.0", &[]).expect("committed", 0);
+}

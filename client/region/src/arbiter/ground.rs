@@ -74,6 +74,8 @@ pub(crate) struct Row {
     pub(crate) start_ticks: u64,
     pub(crate) attach_unix_ms: u64,
     pub(crate) token: [u8; 16],
+    /// It said in the region that it is about to leave: its death is no crash.
+    pub(crate) leaving: bool,
 }
 
 /// Who is to be seated.
@@ -176,6 +178,11 @@ pub(crate) trait Ground: Send {
     fn is_dead(&self, row: u32) -> bool;
     /// Frees what the dead held, on the proof of its pidfd or of its lock.
     fn reclaim(&mut self, row: u32, incarnation: u64, pidfd: Option<BorrowedFd<'_>>) -> Result<(), Fault>;
+    /// Owners' deaths that were crashes, the newest ones, oldest first: generation, and when by the wall clock.
+    fn deaths(&self) -> Vec<(u64, u64)>;
+    /// Keeps one more, once for each generation. A failure costs its being counted after the arbiter's next start.
+    fn note_death(&mut self, generation: u64, unix_ms: u64);
+    fn forget_deaths(&mut self);
     fn history_len_max(&self) -> usize;
     /// Each with the number that its place says.
     fn history(&self) -> Vec<(u64, Vec<u8>)>;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ground::{Fault, Newcomer, Row};
 use super::machine::{Event, Id};
-use super::message::{FromInstance, Hello, Outbox, Refusal, Reply, Welcome};
+use super::message::{FromInstance, Hello, Outbox, Refusal, Reply, ToInstance, Welcome};
 use super::needs::declare;
 use super::policy;
 use super::reason::Reason;
@@ -124,15 +124,19 @@ impl Runner {
                 }
                 self.stale = true;
             }
-            FromInstance::Ready { ready, mut message } => {
+            FromInstance::Ready { ready, mut message, hooks } => {
                 clip(&mut message, 256);
                 let change = session.ready != ready || session.ready_message != message;
                 (session.ready, session.ready_message) = (ready, message);
                 session.again = ready;
+                session.hooks = hooks.or(session.hooks);
                 self.stale = true;
                 if change {
                     self.refresh();
                     self.publish(None);
+                }
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.send(ToInstance::ReadyNoted { ready });
                 }
             }
             FromInstance::HookResult { call_id, ok, mut veto } => {
@@ -202,7 +206,8 @@ impl Runner {
         if self.machine.living() == Some(id) {
             self.vacant_since_ms = Some(unix_ms());
             if !session.killed && !session.leaving {
-                let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let now = unix_ms();
+                self.ground.note_death(self.machine.generation(), now);
                 self.deaths_ms.push(now);
                 let surplus = self.deaths_ms.len().saturating_sub(self.policy.quarantine_deaths.max(1) as usize);
                 self.deaths_ms.drain(..surplus);

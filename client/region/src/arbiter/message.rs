@@ -76,6 +76,8 @@ pub enum FromInstance {
         ready: bool,
         /// Why not.
         message: String,
+        /// Which hooks it has; none: it did not say, and each may be there.
+        hooks: Option<HookSet>,
     },
     /// A hook has run.
     HookResult {
@@ -98,6 +100,17 @@ pub enum FromInstance {
         /// After which the drain is reported as late; the configured one if none.
         drain_timeout: Option<Duration>,
     },
+}
+
+/// Which hooks an instance has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookSet {
+    /// [`Hook::Prepare`]. Called anyhow: the answer shows that the target is there.
+    pub prepare: bool,
+    /// [`Hook::Flush`]. An owner without one is not asked: that its writers are in no section is all that is needed of it.
+    pub flush: bool,
+    /// [`Hook::Resume`]. Told anyhow, and not awaited.
+    pub resume: bool,
 }
 
 /// A hook of the client crate.
@@ -137,6 +150,11 @@ pub enum ToInstance {
         owner: Option<InstanceRef>,
         /// Longest wait that a writer measured at the switch.
         writer_blackout_us: Option<u64>,
+    },
+    /// What it said of its readiness is taken into account from here on.
+    ReadyNoted {
+        /// What it said.
+        ready: bool,
     },
     /// Please drain and leave.
     LeaveRequest {

@@ -40,8 +40,8 @@ mod words;
 pub use assign::{Assignment, Replica, assign};
 pub use handle::{Arbiter, FaultReport, VerifyProgress, VerifyReport};
 pub use message::{
-    FromInstance, Hello, Hook, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions, SwitchRequest,
-    Target, ToInstance, Watcher, Welcome,
+    FromInstance, Hello, Hook, HookSet, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions,
+    SwitchRequest, Target, ToInstance, Watcher, Welcome,
 };
 pub use needs::{Present, verdict};
 pub use policy::{Policy, Vacancy};

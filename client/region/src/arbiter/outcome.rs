@@ -106,6 +106,7 @@ impl Runner {
         self.vacant_since_ms = owner.is_none().then_some(now_ms);
         if matches!(switch.kind, Kind::Handover | Kind::Rollback) && switch.cause != Cause::OwnerLeft {
             self.deaths_ms.clear();
+            self.ground.forget_deaths();
         }
         if let Some(session) = switch.target.and_then(|id| self.sessions.get_mut(&id)) {
             (session.owned, session.draining) = (generation, false);

@@ -69,7 +69,7 @@ pub fn crash_loop(deaths_ms: &[u64], policy: &Policy) -> bool {
     let count = policy.quarantine_deaths as usize;
     let Some(first) = deaths_ms.len().checked_sub(count).filter(|_| count > 0) else { return false };
     let within = u64::try_from(policy.quarantine_within.as_millis()).unwrap_or(u64::MAX);
-    deaths_ms.last().is_some_and(|last| last.saturating_sub(deaths_ms[first]) <= within)
+    deaths_ms.last().is_some_and(|last| last.abs_diff(deaths_ms[first]) <= within)
 }
 
 /// How the rounds of one handover go: when another one would not shorten the freeze.

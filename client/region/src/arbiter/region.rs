@@ -11,6 +11,7 @@ use super::needs::Present;
 use super::policy::Policy;
 use super::reason::Reason;
 use super::restart;
+use crate::deaths;
 use crate::digest::{self, FreezeError, Keeper, Next, RoundStep, Verification};
 use crate::error::{Error, Misuse};
 use crate::history::RECORD_MAX;
@@ -159,6 +160,18 @@ impl Ground for Keeper {
         }
     }
 
+    fn deaths(&self) -> Vec<(u64, u64)> {
+        deaths::read(self.mapping())
+    }
+
+    fn note_death(&mut self, generation: u64, unix_ms: u64) {
+        deaths::note(self.mapping(), generation, unix_ms);
+    }
+
+    fn forget_deaths(&mut self) {
+        deaths::forget(self.mapping());
+    }
+
     fn history_len_max(&self) -> usize {
         RECORD_MAX
     }
@@ -243,5 +256,6 @@ fn row(found: InstanceRow) -> Row {
         start_ticks: found.instance.start_ticks,
         attach_unix_ms: found.attach_unix_ms,
         token: found.instance.resume_token,
+        leaving: found.flags & instances::flag::LEAVING != 0,
     }
 }

@@ -15,7 +15,7 @@ use super::journal::Journal;
 use super::machine::{Event, Machine, Owner};
 use super::mailbox::Mailbox;
 use super::message::{Hook, SwitchOptions};
-use super::policy::{Policy, Vacancy};
+use super::policy::{Policy, Vacancy, crash_loop};
 use super::reason::Reason;
 use super::record::{InstanceRef, Outcome, Phase};
 use super::runner::Runner;
@@ -59,10 +59,22 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         id if living.iter().any(|row| row.incarnation == id) => Owner::Alive(id),
         id => Owner::Dead(id),
     };
+    let forced = closed.iter().filter_map(|number| journal.get(*number)).any(|record| record.forced);
+    let crashed = match owner {
+        // Its row tells that nobody has counted this death yet.
+        Owner::Dead(id) if !forced => dead.iter().any(|row| row.incarnation == id && !row.leaving),
+        _ => false,
+    };
+    if crashed {
+        ground.note_death(sealed.generation, now_ms);
+    }
+    let deaths_ms: Vec<u64> = ground.deaths().into_iter().map(|(_, ms)| ms).collect();
+    let crash_loop = crashed && crash_loop(&deaths_ms, &policy);
     let held = |r: &&super::record::Record| {
         r.reason == Some(Reason::OwnerCrashLoop) && r.previous_generation == sealed.generation
     };
-    let quarantined = matches!(owner, Owner::Dead(_)) && journal.iter().rev().find(held).is_some();
+    let is_held = matches!(owner, Owner::Dead(_)) && journal.iter().rev().find(held).is_some();
+    let quarantined = is_held || crash_loop;
     let promote = policy.vacancy == Vacancy::Promote;
     let feed = Feed::new(policy.events_max, on_event);
     let mut runner = Runner {
@@ -76,7 +88,7 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         checks: VecDeque::new(),
         retire: Vec::new(),
         remains: Vec::new(),
-        deaths_ms: Vec::new(),
+        deaths_ms,
         last_owner: last_owner(&journal, sealed.generation),
         generation_start_ms: sealed.unix_ms,
         vacant_since_ms: (!matches!(owner, Owner::Alive(_))).then_some(now_ms),
@@ -86,7 +98,6 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         timer: None,
         retry: None,
         probe: now,
-        started: now,
         calls: now_ms,
         settling: false,
         ground,
@@ -100,6 +111,9 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     // Found dead: the same way as any death, so that slots and lanes are freed.
     for row in &dead {
         runner.inbox.push_back(Event::Died(row.incarnation, false));
+    }
+    if quarantined && !is_held {
+        runner.hold_back();
     }
     runner.take_up_drains(now);
     runner.owe_resumes(&closed, now);

@@ -52,7 +52,7 @@ pub(crate) struct Runner {
     pub(super) checks: VecDeque<Verifying>,
     pub(super) retire: Vec<(Instant, u64)>,
     pub(super) remains: Vec<Remains>,
-    /// Owners' deaths, in milliseconds since the start.
+    /// Owners' deaths by the wall clock, in milliseconds, as the region keeps them too.
     pub(super) deaths_ms: Vec<u64>,
     /// Who owns or owned last.
     pub(super) last_owner: Option<InstanceRef>,
@@ -65,7 +65,6 @@ pub(crate) struct Runner {
     pub(super) timer: Option<(Instant, Timer)>,
     pub(super) retry: Option<Instant>,
     pub(super) probe: Instant,
-    pub(super) started: Instant,
     pub(super) calls: u64,
     pub(super) settling: bool,
 }

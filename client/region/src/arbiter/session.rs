@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::ground::Row;
-use super::message::{Hook, Need, Outbox, ToInstance};
+use super::message::{Hook, HookSet, Need, Outbox, ToInstance};
 use super::reason::Reason;
 use super::record::{InstanceRef, Record};
 use super::status::{InstanceStatus, Role};
@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) needs: Vec<Need>,
     pub(crate) ready: bool,
     pub(crate) ready_message: String,
+    /// As it declared them, if it has.
+    pub(crate) hooks: Option<HookSet>,
     pub(crate) verdict: Result<(), (Reason, String)>,
     pub(crate) in_flight: BTreeMap<String, u64>,
     /// The generation it owned last.
@@ -70,6 +72,7 @@ impl Session {
             needs: Vec::new(),
             ready: false,
             ready_message: String::new(),
+            hooks: None,
             verdict: Ok(()),
             in_flight: BTreeMap::new(),
             owned,
@@ -82,6 +85,11 @@ impl Session {
             told: false,
             again: false,
         }
+    }
+
+    /// Whether it has said that it has no flush hook.
+    pub(crate) fn flushes_nothing(&self) -> bool {
+        self.hooks.is_some_and(|hooks| !hooks.flush)
     }
 
     /// Why it said itself, or its needs say, that it may not own; whatever its link does.

@@ -1,8 +1,9 @@
 //! Regions in the making: mapped, with a header and nothing behind it.
 //!
-//! A draft file has a name that nobody opens, so a crash while it is made leaves a dot-file and no half region.
+//! A draft file has a name that nobody opens, so a crash while it is made leaves a dot-file and no half region. Who makes it
+//! locks it, so that a draft without a lock is one of the dead (or one that began this very moment, whose maker is told).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ impl Draft {
             .mode(0o600)
             .open(&draft.0)
             .map_err(|e| Error::io("create", Some(&draft.0), e))?;
+        // Says that somebody is at it; the kernel takes the lock back from who is killed.
+        file.lock().map_err(|e| Error::io("lock", Some(&draft.0), e))?;
         let fixed = fixed_bytes(&header);
         file.set_len(header.virtual_len).map_err(|e| Error::io("set length", Some(&draft.0), e))?;
         os::fs::allocate(file.as_fd(), 0, fixed).map_err(|e| match e {
@@ -66,6 +69,10 @@ impl Draft {
     pub(crate) fn publish(self) -> Result<Arc<Mapping>, Error> {
         renameat2(AT_FDCWD, &self.removal.0, AT_FDCWD, &self.name, RenameFlags::RENAME_NOREPLACE)
             .map_err(|e| Error::io("name", Some(&self.name), e))?;
+        // The kept descriptor of a region holds no lock. Where this one stays, nobody asks for it.
+        if let Some(file) = &self.mapping.file {
+            let _ = file.unlock();
+        }
         Ok(self.mapping)
     }
 }
@@ -97,6 +104,29 @@ impl Mapping {
 fn fixed_bytes(header: &Header) -> u64 {
     let fixed = SegmentKind::ALL.into_iter().filter(|kind| kind.is_fixed());
     align_up(fixed.map(|kind| header.segment(kind).end()).max().unwrap_or(PAGE), EXTENT)
+}
+
+/// The region that a file in a region directory is a draft of, by its name alone.
+pub fn draft_of(file_name: &str) -> Option<&str> {
+    let (region, tag) = file_name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let is_tag = tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (is_tag && crate::name::region(region).is_ok()).then_some(region)
+}
+
+/// Removes the draft at `path` if whoever was making it is gone. False if somebody is at it.
+///
+/// # Errors
+/// `Io`.
+pub fn remove_abandoned(path: &Path) -> Result<bool, Error> {
+    use nix::fcntl::OFlag;
+    let flags = OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|e| Error::io("open", Some(path), e))?;
+    match file.try_lock() {
+        Ok(()) => std::fs::remove_file(path).map(|()| true).map_err(|e| Error::io("remove", Some(path), e)),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", Some(path), e)),
+    }
 }
 
 /// Removes the draft's name when dropped. After the rename there is nothing by this name, which is as well.

@@ -235,3 +235,27 @@ fn damaged_accounts_make_a_region_full_and_nothing_worse() {
         }
     }
 }
+
+#[test]
+fn a_draft_is_abandoned_once_nobody_makes_it() {
+    assert_eq!(draft_of(".shop.0.00112233aabbccdd.tmp"), Some("shop.0"));
+    for other in
+        ["shop", ".shop.tmp", ".shop.00112233AABBCCDD.tmp", "shop.00112233aabbccdd.tmp", ".S.00112233aabbccdd.tmp"]
+    {
+        assert_eq!(draft_of(other), None, "{other}");
+    }
+    let dir = shm();
+    let names = || -> Vec<_> { std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect() };
+    let draft = Draft::new(dir.path(), &spec(4 << 20)).unwrap();
+    let path = names().remove(0);
+    assert_eq!(draft_of(path.file_name().unwrap().to_str().unwrap()), Some("r"));
+    assert!(!remove_abandoned(&path).unwrap(), "somebody is at it");
+    // As its maker's death leaves it.
+    draft.mapping().file.as_ref().unwrap().unlock().unwrap();
+    assert!(remove_abandoned(&path).unwrap());
+    assert!(names().is_empty());
+    drop(draft);
+    let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
+    File::open(dir.path().join("r")).unwrap().try_lock().expect("a region holds no such lock");
+    drop(made);
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use heirloom_proto::v1::attach_response as to;
 use heirloom_proto::v1::{self, attach_request as from};
-use heirloom_region::arbiter::{Cause, FromInstance, Hook, Need, ToInstance};
+use heirloom_region::arbiter::{Cause, FromInstance, Hook, HookSet, Need, ToInstance};
 
 use super::{instance_ref, millis, record};
 
@@ -13,7 +13,11 @@ pub(crate) fn from_instance(it: v1::AttachRequest) -> Option<FromInstance> {
     Some(match it.message? {
         from::Message::Hello(_) => return None,
         from::Message::Declare(it) => FromInstance::Declare(it.needs.into_iter().map(need).collect()),
-        from::Message::Ready(it) => FromInstance::Ready { ready: it.ready, message: it.message },
+        from::Message::Ready(it) => FromInstance::Ready {
+            ready: it.ready,
+            message: it.message,
+            hooks: it.hooks.map(|has| HookSet { prepare: has.prepare, flush: has.flush, resume: has.resume }),
+        },
         from::Message::HookResult(it) => {
             FromInstance::HookResult { call_id: it.call_id, ok: it.ok, veto: it.veto_message }
         }
@@ -53,6 +57,7 @@ pub(crate) fn to_instance(region: &str, it: ToInstance) -> v1::AttachResponse {
                 writer_blackout_us,
             })
         }
+        ToInstance::ReadyNoted { ready } => to::Message::ReadyNoted(to::ReadyNoted { ready }),
         ToInstance::LeaveRequest { drain_timeout, message } => {
             to::Message::LeaveRequest(to::LeaveRequest { drain_timeout_ms: ms(drain_timeout), message })
         }

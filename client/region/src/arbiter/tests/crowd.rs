@@ -27,9 +27,9 @@ fn draining(region: &Region) -> (One, One, Record) {
 fn a_follower_too_many_is_refused_and_who_hands_over_is_not() {
     let region = Region::new();
     let (old, new, record) = draining(&region);
-    for _ in 0..FOLLOWERS_MAX {
-        follow(&region, record.number, Box::new(|_| true)).expect("there is room");
-    }
+    let taken = (0..=FOLLOWERS_MAX).take_while(|_| follow(&region, record.number, Box::new(|_| true)).is_ok()).count();
+    // Who handed over may not have been let go yet.
+    assert!((FOLLOWERS_MAX - 1..=FOLLOWERS_MAX).contains(&taken), "{taken}");
     let refused = follow(&region, record.number, Box::new(|_| true)).expect_err("one too many");
     assert_eq!((refused.reason, refused.handover), (Reason::TableFull, Some(record.number)));
     assert_eq!(refused.expected.as_deref(), Some("at most 1024 followers"));
@@ -67,7 +67,7 @@ fn a_full_queue_takes_what_somebody_waits_for() {
         flood.in_flight(1, false);
     }
     let (taken, was_taken) = channel();
-    let ready = FromInstance::Ready { ready: true, message: String::new() };
+    let ready = FromInstance::Ready { ready: true, message: String::new(), hooks: None };
     region.arbiter.message_taken(other.id(), ready, Box::new(move |()| taken.send(()).unwrap_or_default()));
     region.arbiter.disconnected(flood.id());
     go.send(()).expect("it waits");

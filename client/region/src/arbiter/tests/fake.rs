@@ -19,6 +19,7 @@ pub(in crate::arbiter) struct World {
     pub(in crate::arbiter) rows: Vec<Row>,
     pub(in crate::arbiter) dead: BTreeSet<u32>,
     pub(in crate::arbiter) history: BTreeMap<u64, Vec<u8>>,
+    pub(in crate::arbiter) deaths: BTreeMap<u64, u64>,
     pub(in crate::arbiter) present: Vec<Present>,
     /// Pages left after each round; then 0.
     pub(in crate::arbiter) dirty: VecDeque<u64>,
@@ -129,6 +130,7 @@ impl Ground for Fake {
             start_ticks: 0,
             attach_unix_ms: number,
             token: n.token,
+            leaving: false,
         };
         world.rows.push(row.clone());
         Ok((row, None))
@@ -141,6 +143,15 @@ impl Ground for Fake {
         world.rows.retain(|r| r.row != row);
         world.reclaimed.push(incarnation);
         Ok(())
+    }
+    fn deaths(&self) -> Vec<(u64, u64)> {
+        self.world().deaths.iter().map(|(&generation, &ms)| (generation, ms)).collect()
+    }
+    fn note_death(&mut self, generation: u64, unix_ms: u64) {
+        self.world().deaths.entry(generation).or_insert(unix_ms);
+    }
+    fn forget_deaths(&mut self) {
+        self.world().deaths.clear();
     }
     fn history_len_max(&self) -> usize {
         2024

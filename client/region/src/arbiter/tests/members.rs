@@ -155,7 +155,7 @@ fn a_death_between_two_probes_is_seen_in_time() {
     region.arbiter.proved_dead(old.id());
     let status = region.until(|s| s.state == State::Vacant);
     assert!(status.instances.is_empty());
-    region.arbiter.message(old.id(), FromInstance::Ready { ready: true, message: String::new() });
+    region.arbiter.message(old.id(), FromInstance::Ready { ready: true, message: String::new(), hooks: None });
     region.arbiter.disconnected(old.id());
     let after = Duration::ZERO;
     region.arbiter.message(old.id(), FromInstance::Leave { drain_timeout: Some(after) });
@@ -172,4 +172,110 @@ fn an_attach_that_meets_a_full_table_looks_for_the_dead_first() {
     let next = region.attach_as(hello("2.0.0")).expect("the dead one's row is free");
     let there: Vec<u64> = region.status().instances.iter().map(|i| i.incarnation).collect();
     assert_eq!(there, [owner.id(), next.id()]);
+}
+
+/// Each owner dies under another arbiter: with `seen`, the one it attached to sees it; else the next one finds it dead.
+fn die_between_restarts(seen: bool) -> Region {
+    let mut region = Region::new();
+    region.owner("1.0.0");
+    for _ in 0..2 {
+        let next = region.attach("1.0.0");
+        let owner = region.status().owner.expect("an owner").incarnation;
+        if seen {
+            region.arbiter.proved_dead(owner);
+            region.until(|s| s.state == State::Vacant);
+            next.ready();
+            next.agree(Hook::Prepare);
+            region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == next.id()));
+            region = region.crash();
+        } else {
+            let row = region.ground.world().rows.iter().find(|r| r.incarnation == owner).expect("a row").row;
+            region.ground.world().dead.insert(row);
+            region = region.crash();
+            let resume = Some((next.name().to_owned(), next.welcome.resume_token));
+            let next = region.attach_as(Hello { resume, ..hello("1.0.0") }).expect("resumed");
+            next.ready();
+            next.agree(Hook::Prepare);
+            region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == next.id()));
+        }
+    }
+    region
+}
+
+#[test]
+fn a_crash_loop_is_seen_through_restarts_of_the_arbiter() {
+    for seen in [true, false] {
+        let region = die_between_restarts(seen);
+        let third = region.status().owner.expect("an owner").incarnation;
+        region.arbiter.proved_dead(third);
+        let status = region.until(|s| s.state == State::Quarantined);
+        assert_eq!(status.quarantine.expect("a fault").0, Reason::OwnerCrashLoop, "seen: {seen}");
+    }
+    // The third one found dead, too: the arbiter that finds it says so, and remembers.
+    for (leaving, state) in [(false, State::Quarantined), (true, State::Vacant)] {
+        let region = die_between_restarts(true);
+        let third = region.status().owner.expect("an owner").incarnation;
+        {
+            let mut world = region.ground.world();
+            let row = world.rows.iter_mut().find(|r| r.incarnation == third).expect("a row");
+            row.leaving = leaving;
+            let row = row.row;
+            world.dead.insert(row);
+        }
+        let region = region.crash();
+        region.until(|s| s.state == state);
+        assert_eq!(region.history()[0].reason, (!leaving).then_some(Reason::OwnerCrashLoop));
+        let region = region.crash();
+        region.until(|s| s.state == state);
+    }
+}
+
+#[test]
+fn a_handover_by_hand_forgets_deaths() {
+    let region = die_between_restarts(true);
+    let next = region.standby("2.0.0");
+    assert_eq!(region.ground.world().deaths.len(), 2);
+    // The owner's stream went with the arbiter before; it comes back to be asked for its flush.
+    let owner = region.status().owner.expect("an owner");
+    let token = region.ground.world().rows.iter().find(|r| r.incarnation == owner.incarnation).expect("a row").token;
+    let back = region.attach_as(Hello { resume: Some((owner.instance, token)), ..hello("1.0.0") }).expect("resumed");
+    region.hand_over(&back, &next);
+    assert!(region.ground.world().deaths.is_empty());
+}
+
+#[test]
+fn readiness_is_answered_when_it_counts() {
+    let region = Region::new();
+    let one = region.attach("1.0.0");
+    for ready in [true, false] {
+        one.say(FromInstance::Ready { ready, message: String::new(), hooks: None });
+        let noted = one.hear(|m| match m {
+            ToInstance::ReadyNoted { ready } => Some(*ready),
+            _ => None,
+        });
+        assert_eq!(noted, ready);
+        assert_eq!(region.instance(&one).ready, ready);
+    }
+}
+
+#[test]
+fn only_a_flush_that_is_there_is_waited_for() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    old.ready_with(HookSet { prepare: true, resume: true, flush: false });
+    let new = region.standby("2.0.0");
+    let asked = region.to("2.0.0", SwitchOptions::default());
+    new.agree(Hook::Prepare);
+    let record = asked.record();
+    assert_eq!(record.outcome, Outcome::Committed);
+    assert!(record.figures.phase_us.contains_key("flush"), "{:?}", record.figures.phase_us);
+    let called = |m: ToInstance| matches!(m, ToInstance::HookCall { hook: Hook::Flush, .. });
+    assert!(!old.inbox.try_iter().any(called));
+    // A target answers its prepare hook, whether it has one or not: it shows that it is there.
+    old.in_flight(0, true);
+    new.ready_with(HookSet { flush: true, ..HookSet::default() });
+    let asked = region.to("1.0.0", SwitchOptions::default());
+    old.agree(Hook::Prepare);
+    new.agree(Hook::Flush);
+    assert_eq!(asked.record().outcome, Outcome::Committed);
 }

@@ -207,7 +207,10 @@ impl One {
         self.arbiter.message(self.id(), message);
     }
     pub(in crate::arbiter) fn ready(&self) {
-        self.say(FromInstance::Ready { ready: true, message: String::new() });
+        self.say(FromInstance::Ready { ready: true, message: String::new(), hooks: None });
+    }
+    pub(in crate::arbiter) fn ready_with(&self, hooks: HookSet) {
+        self.say(FromInstance::Ready { ready: true, message: String::new(), hooks: Some(hooks) });
     }
     pub(in crate::arbiter) fn in_flight(&self, count: u64, drained: bool) {
         self.say(FromInstance::InFlight { counts: [("connection".to_owned(), count)].into(), drained });

@@ -26,7 +26,7 @@ fn verdicts_come_in_their_order() {
     assert_eq!(refused(region.begin(SwitchRequest::default())), Reason::NoStandby);
     let new = region.attach("2.0.0");
     assert_eq!(refused(region.begin(SwitchRequest::default())), Reason::TargetNotReady);
-    new.say(FromInstance::Ready { ready: false, message: "filling its cache".into() });
+    new.say(FromInstance::Ready { ready: false, message: "filling its cache".into(), hooks: None });
     let why = region.to("2.0.0", options()).refusal();
     assert!(why.message.contains("filling its cache") && why.message.contains(new.name()), "{why}");
     new.ready();
