@@ -10,6 +10,10 @@ use clap_complete::engine::ArgValueCompleter;
 
 use crate::complete;
 
+mod condition;
+
+pub use condition::Condition;
+
 /// Where the sidecar listens if nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/heirloom/heirloom.sock";
 
@@ -344,37 +348,6 @@ pub enum Shell {
     Fish,
     Elvish,
     PowerShell,
-}
-
-/// What `wait` waits for; V is a version's label or an instance's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// V owns.
-    Owner(String),
-    /// V is eligible, or owns.
-    Eligible(String),
-    /// No instance of V drains or owns.
-    Drained(String),
-    /// No instance of V is attached.
-    Left(String),
-    /// This generation or a later one is open.
-    Generation(u64),
-}
-
-impl std::str::FromStr for Condition {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        let found = match (key, value.is_empty()) {
-            ("owner", false) => Some(Condition::Owner(value.into())),
-            ("eligible", false) => Some(Condition::Eligible(value.into())),
-            ("drained", false) => Some(Condition::Drained(value.into())),
-            ("left", false) => Some(Condition::Left(value.into())),
-            ("generation", false) => value.parse().ok().map(Condition::Generation),
-            _ => None,
-        };
-        found.ok_or_else(|| "expected one of owner=V, eligible=V, drained=V, left=V, generation=N".into())
-    }
 }
 
 #[cfg(test)]

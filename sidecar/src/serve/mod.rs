@@ -37,6 +37,7 @@ mod switch;
 pub(crate) mod tls;
 mod too_large;
 mod verify;
+mod with;
 
 use std::io;
 use std::path::PathBuf;

@@ -8,20 +8,18 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use heirloom_proto::Failure;
 use heirloom_proto::v1::ErrorReason;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::{Connected, TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Status};
 
 use super::tls;
+use super::with::With;
 use crate::config::Server;
 
 /// A process at the other end of a Unix socket.
@@ -140,15 +138,12 @@ impl fmt::Display for Caller {
 }
 
 /// An accepted Unix connection with what the kernel said about its peer.
-pub(crate) struct PeerStream {
-    stream: UnixStream,
-    peer: Result<Peer, Arc<str>>,
-}
+pub(crate) type PeerStream = With<UnixStream, Result<Peer, Arc<str>>>;
 
 impl PeerStream {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let peer = Peer::of(&stream).map_err(|e| e.to_string().into());
-        PeerStream { stream, peer }
+        With { stream, held: peer }
     }
 }
 
@@ -156,27 +151,7 @@ impl Connected for PeerStream {
     type ConnectInfo = Result<Peer, Arc<str>>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for PeerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for PeerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.held.clone()
     }
 }
 

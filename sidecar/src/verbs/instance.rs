@@ -36,14 +36,7 @@ pub(crate) async fn abort(
             });
             object.exit_code
         }
-        Err(failed) => {
-            let failed = failed.in_region(region);
-            if printer.is_json() {
-                printer.json(&failed.to_handover(region));
-            }
-            printer.error(&failed);
-            failed.exit_code
-        }
+        Err(failed) => printer.no_handover(failed, region),
     }
 }
 

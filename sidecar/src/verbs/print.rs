@@ -86,6 +86,15 @@ impl Printer {
         }
         self.error(failed);
     }
+    /// Why there is no handover of this region; a program gets an object of a handover's shape. Gives the exit code.
+    pub(crate) fn no_handover(&self, failed: Failed, region: &str) -> u8 {
+        let failed = failed.in_region(region);
+        if self.is_json() {
+            self.json(&failed.to_handover(region));
+        }
+        self.error(&failed);
+        failed.exit_code
+    }
     /// The text alone.
     pub(crate) fn error(&self, failed: &Failed) {
         let red = anstyle::AnsiColor::Red.on_default().bold();

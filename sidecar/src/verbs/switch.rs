@@ -143,14 +143,7 @@ fn report(printer: Printer, region: &str, ended: Result<Handover, Failed>) -> u8
             printer.error(&of_object(&object));
             object.exit_code
         }
-        Err(failed) => {
-            let failed = failed.in_region(region);
-            if printer.is_json() {
-                printer.json(&failed.to_handover(region));
-            }
-            printer.error(&failed);
-            failed.exit_code
-        }
+        Err(failed) => printer.no_handover(failed, region),
     }
 }
 
