@@ -20,7 +20,7 @@ const THREADS: u64 = 8;
 const LIMIT_BYTES: u64 = 8 << 20;
 
 /// Anonymous memory of a process.
-fn anonymous_bytes(pid: u32) -> u64 {
+pub(crate) fn anonymous_bytes(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("read /proc");
     let line = text.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10

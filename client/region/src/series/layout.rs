@@ -54,7 +54,7 @@ pub(crate) const CLASSES: [u64; 9] = [64, 96, 128, 192, 256, 384, 512, 768, 1024
 /// Bytes of a block of the log.
 pub(crate) const BLOCK: u64 = 64 * 1024;
 /// Blocks start at multiples of this in the arena.
-pub(super) const BLOCK_ALIGN: u64 = 1024;
+pub(super) const BLOCK_ALIGN: u64 = 256;
 /// Bytes of a block's header.
 pub(crate) const BLOCK_HEADER: u64 = 64;
 /// Words of a block's header, by number.
@@ -175,30 +175,30 @@ const _: () = {
     assert!(CLASSES[CLASSES.len() - 1] >= CHUNK_BYTES as u64 + 19 && CHUNK_SAMPLES < 128);
 };
 
-/// A sealed chunk: `{block:30, offset:16, tag:18}`, the block in units of 1024 bytes from the arena; 0 for none.
+/// A sealed chunk: `{block:32, offset:16, tag:16}`, the block in units of 256 bytes from the arena; 0 for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct SealedRef(pub(super) u64);
 
 impl SealedRef {
     pub(super) fn new(arena: Segment, block: u64, offset: u64, tag: u64) -> Self {
-        Self(((block - arena.offset) / BLOCK_ALIGN) | (offset << 30) | ((tag & TAG_MASK) << 46))
+        Self(((block - arena.offset) / BLOCK_ALIGN) | (offset << 32) | ((tag & TAG_MASK) << 48))
     }
     pub(super) fn is_none(self) -> bool {
         self.0 == 0
     }
     pub(super) fn block(self, arena: Segment) -> u64 {
-        arena.offset + (self.0 & ((1 << 30) - 1)) * BLOCK_ALIGN
+        arena.offset + (self.0 & 0xffff_ffff) * BLOCK_ALIGN
     }
     pub(super) fn offset(self) -> u64 {
-        self.0 >> 30 & 0xffff
+        self.0 >> 32 & 0xffff
     }
     pub(super) fn tag(self) -> u64 {
-        self.0 >> 46
+        self.0 >> 48
     }
 }
 
 /// Bits of a block's tag that a reference repeats.
-pub(super) const TAG_MASK: u64 = (1 << 18) - 1;
+pub(super) const TAG_MASK: u64 = (1 << 16) - 1;
 
 /// The arena that all of this lies in.
 pub(super) fn arena(mapping: &Mapping) -> Segment {
