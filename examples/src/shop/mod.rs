@@ -1,5 +1,5 @@
 //! A shop that knows how often each customer has come. Both versions keep that in one cell of the region, so that a visit
-//! acknowledged by one version is known to the next.
+//! acknowledged by one version is known to the next, and appends each visit to a time series of the customer's own.
 //!
 //! Version 1 ([`v1`]) answers in plain text. Version 2 ([`v2`]) answers in JSON and remembers who came last, which is a new
 //! schema of the cell; it reads version 1's and writes it beside its own, so that it can be rolled back.
@@ -7,6 +7,7 @@
 //! Both versions listen all the time and each request that changes something takes a [`Term`](heirloom_client::Term). The
 //! one that does not own answers 503 with Retry-After, which a gateway takes as "ask the other one".
 
+mod history;
 pub mod v1;
 pub mod v2;
 
@@ -25,6 +26,8 @@ use heirloom_client::{Attachment, Cell, Counter, Error, Family, Histogram, Hooks
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+
+pub use history::History;
 
 /// How long a request to the one that does not own is held before it is sent away: about what a gateway's health check needs
 /// to learn who owns, so that it asks the right one next.
@@ -76,11 +79,14 @@ pub(crate) struct App<T> {
     region: Region,
     metrics: Metrics,
     sessions: Cell<T>,
+    history: History,
 }
 
 impl<T> Clone for App<T> {
     fn clone(&self) -> Self {
-        App { region: self.region.clone(), metrics: self.metrics.clone(), sessions: self.sessions.clone() }
+        let App { region, metrics, sessions, history } = self;
+        let (region, metrics) = (region.clone(), metrics.clone());
+        App { region, metrics, sessions: sessions.clone(), history: history.clone() }
     }
 }
 
@@ -117,8 +123,11 @@ async fn serve<T>(
 where
     T: Send + Sync + 'static,
 {
-    let routes =
-        routes.route("/ready", get(ready)).layer(middleware::from_fn_with_state(app.clone(), measure)).with_state(app);
+    let routes = routes
+        .route("/ready", get(ready))
+        .route("/history", get(history::history))
+        .layer(middleware::from_fn_with_state(app.clone(), measure))
+        .with_state(app);
     let listener = TcpListener::bind(place.listen).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let serving = shop.ready(hooks).await?;

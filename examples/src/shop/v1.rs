@@ -10,7 +10,7 @@ use heirloom_client::axum::Refused;
 use heirloom_client::{Hooks, Term};
 use serde::{Deserialize, Serialize};
 
-use super::{App, Failure, Metrics, Numbered, Place, Visit};
+use super::{App, Failure, History, Metrics, Numbered, Place, Visit};
 
 /// What the shop knows of one customer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,7 @@ pub async fn run(place: Place) -> Result<(), Failure> {
     let region = shop.region().clone();
     let app = App {
         metrics: Metrics::open(&region)?,
+        history: History::open(&region)?,
         sessions: region.cell::<Sessions>("sessions").schema(1).bytes_max(1 << 20).open()?,
         region,
     };
@@ -51,8 +52,8 @@ pub async fn run(place: Place) -> Result<(), Failure> {
     super::serve(shop, &place, Hooks::new(), app, routes).await
 }
 
-/// Changes owned state, so it takes a term. A request overtaken by a switch ends at the `?` with 503: it has written
-/// nothing, and the owner does it.
+/// Changes owned state, so it takes a term. A request overtaken by a switch ends at a `?` with 503: the owner does what is
+/// left of it. Its number keeps it from being counted twice where only the history was missing.
 async fn visit(
     term: Term,
     State(app): State<App<Sessions>>,
@@ -60,6 +61,7 @@ async fn visit(
     Query(numbered): Query<Numbered>,
 ) -> Result<impl IntoResponse, Refused> {
     let visit = app.sessions.update(&term, |all| all.entry(customer.clone()).or_default().visit(numbered.request))?;
+    app.history.came(&term, &customer, visit.visits)?;
     if visit.replay {
         app.metrics.replays.inc();
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::v1::{self, Session};
-use super::{App, Failure, Metrics, Numbered, Place};
+use super::{App, Failure, History, Metrics, Numbered, Place};
 
 /// Schema 2 of the cell `sessions`: it knows who came last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,7 @@ pub async fn run(place: Place) -> Result<(), Failure> {
     let region = shop.region().clone();
     let app = App {
         metrics: Metrics::open(&region)?,
+        history: History::open(&region)?,
         sessions: region
             .cell::<Sessions>("sessions")
             .schema(2)
@@ -71,6 +72,7 @@ async fn visit(
         let visit = all.customers.entry(customer.clone()).or_default().visit(numbered.request);
         (visit, all.last.replace(customer.clone()))
     })?;
+    app.history.came(&term, &customer, visit.visits)?;
     if visit.replay {
         app.metrics.replays.inc();
     }

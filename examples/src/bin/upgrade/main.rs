@@ -5,8 +5,8 @@
 //! ```
 //!
 //! It starts a sidecar and version 1, puts load on it, starts version 2, hands over, rolls back, hands over again, restarts
-//! the owner in place, kills the owner, and ends with 0 only if every acknowledged request is in the session table, no
-//! counter ever went back, and no request failed. With HAProxy on PATH the load goes through HAProxy.
+//! the owner in place, kills the owner, and ends with 0 only if every acknowledged request is in the session table and in its
+//! customer's time series, no counter ever went back, and no request failed. With HAProxy on PATH the load goes through HAProxy.
 //!
 //! Every process it starts is this very program under another first argument, so nothing else needs to be built.
 #![forbid(unsafe_code)]

@@ -1,6 +1,6 @@
 //! The upgrade, step by step, and what must be true at its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -62,6 +62,7 @@ pub(crate) async fn tell(options: Options) -> Result<bool> {
     let table = stage.table(V1).await?;
     println!("\nAt the end, after {:.0} s:", began.elapsed().as_secs_f64());
     judge(&mut report, options.customers, &visits, &counts, &table, &seen);
+    judge_history(&mut report, &visits, &stage.history(V1).await?);
     let verified = stage.sidecar.call(&["verify", "shop"]).await?;
     report.verdict(verified.exit_code == Some(0), "every checksum of the region holds (heirloom verify shop)");
     stage.close(last)?;
@@ -193,6 +194,10 @@ impl Stage {
         Ok(serde_json::from_str(&get(self.addresses[version], "/sessions").await?)?)
     }
 
+    async fn history(&self, version: &'static str) -> Result<BTreeMap<String, Vec<f64>>> {
+        Ok(serde_json::from_str(&get(self.addresses[version], "/history").await?)?)
+    }
+
     fn close(self, mut shop: Running) -> Result<()> {
         self.end(&mut shop)?;
         drop(self.gateway);
@@ -247,6 +252,25 @@ fn judge(
     for fault in seen.faults.iter().take(5).cloned().chain(counts.first_fault()) {
         println!("      {fault}");
     }
+}
+
+/// Every acknowledged visit is a sample of its customer's series.
+fn judge_history(report: &mut Report, visits: &BTreeMap<String, u64>, history: &BTreeMap<String, Vec<f64>>) {
+    let (mut acknowledged, mut missing) = (0, 0);
+    for (customer, visits) in visits {
+        // Whole numbers far below 2^53: exact in f64.
+        let kept: BTreeSet<u64> = history.get(customer).into_iter().flatten().map(|visit| *visit as u64).collect();
+        acknowledged += visits;
+        missing += (1..=*visits).filter(|visit| !kept.contains(visit)).count();
+    }
+    let samples: usize = history.values().map(Vec::len).sum();
+    let series = history.len();
+    report.verdict(
+        missing == 0 && series == visits.len(),
+        &format!(
+            "series: {samples} samples of {series} series crossed, {missing} of {acknowledged} acknowledged missing"
+        ),
+    );
 }
 
 fn tmpfs() -> &'static Path {
