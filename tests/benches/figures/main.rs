@@ -6,11 +6,10 @@
 //! cargo bench -p heirloom-tests -- --quick               fewer rounds; the figures are rougher
 //! chrt -f 1 cargo bench -p heirloom-tests                on a machine that does other things too, as root
 //! ```
-//!
-//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `series`, `takeover`, `blackout`, and, only when named, `sidecar`: each
-//! of its handovers takes seconds of pre-copy and verdicts around the blackout that it measures. What is compared is measured in
-//! turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides alike
-//! ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, and, only when
+//! named, `sidecar`: each of its handovers takes seconds of pre-copy and verdicts around the blackout that it measures. What is
+//! compared is measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
+//! alike ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
 //!
 //! What needs several processes starts this program again, with a part to play ([`actor`]).
 
@@ -25,6 +24,7 @@ mod member;
 mod memory;
 mod mmap;
 mod scrape;
+mod select;
 mod series;
 mod storm;
 mod table;
@@ -43,13 +43,14 @@ fn main() {
     let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let mut table = Table::default();
     type Part = (&'static str, fn(&mut Table, Effort));
-    let parts: [Part; 10] = [
+    let parts: [Part; 11] = [
         ("counter", counters::counter),
         ("histogram", counters::histogram),
         ("gauge", counters::gauge),
         ("cell", cells::cell),
         ("scrape", scrape::scrape),
         ("memory", memory::memory),
+        ("select", select::select),
         ("series", series::series),
         ("takeover", takeover::takeover),
         ("blackout", blackout::blackout),
