@@ -20,6 +20,8 @@ const RATES: [u64; 2] = [100_000, 1_000_000];
 const P50_MAX: Duration = Duration::from_micros(100);
 /// The largest region's p50 over the smallest's.
 const RATIO_MAX: f64 = 1.5;
+/// The part of the updates asked for that the owner must have made.
+const LOAD_MIN: f64 = 0.95;
 /// Between two handovers, so that updates come in between.
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -48,13 +50,16 @@ pub(crate) fn blackout(table: &mut Table, effort: Effort) {
         }
         let p50: Vec<f64> = figures.iter().map(|f| median(f.waits.clone())).collect();
         let ratio = p50.iter().fold(0.0f64, |a, b| a.max(*b)) / p50.iter().fold(f64::INFINITY, |a, b| a.min(*b));
+        // A slower owner leaves less for the freeze: sizes are compared only where each had its load.
+        let is_loaded = figures.iter().all(|f| f.updates_per_second >= LOAD_MIN * per_second as f64);
+        let made: Vec<String> = figures.iter().map(|f| format!("{:.0}", f.updates_per_second / 1e3)).collect();
         table.add(Row {
-            what: format!("blackout by region size, {per_second}/s"),
+            what: format!("blackout by region size, {per_second}/s (made {} thousand)", made.join(", ")),
             ours: p50.iter().map(|ns| time(*ns)).collect::<Vec<_>>().join(", "),
             against: "largest p50 to smallest".into(),
             ratio: format!("{ratio:.2}"),
-            asked: format!("<= {RATIO_MAX}"),
-            met: Some(ratio <= RATIO_MAX),
+            asked: format!("<= {RATIO_MAX}, at this load"),
+            met: Some(ratio <= RATIO_MAX && is_loaded),
         });
     }
 }

@@ -1,14 +1,14 @@
 //! Speed and memory, as ratios to what others take for the same, in one run that ends with one table:
 //!
 //! ```text
-//! cargo bench -p heirloom-tests                          every row but `sidecar`, about a minute
+//! cargo bench -p heirloom-tests                          every row, in some minutes
 //! cargo bench -p heirloom-tests -- counter blackout      only parts whose name contains one of these words
 //! cargo bench -p heirloom-tests -- --quick               fewer rounds; the figures are rougher
 //! chrt -f 1 cargo bench -p heirloom-tests                on a machine that does other things too, as root
 //! ```
-//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, and, only when
-//! named, `sidecar`: each of its handovers takes seconds of pre-copy and verdicts around the blackout that it measures. What is
-//! compared is measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
+//!
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, `sidecar`. What
+//! is compared is measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
 //! alike ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
 //!
 //! What needs several processes starts this program again, with a part to play ([`actor`]).
@@ -58,8 +58,7 @@ fn main() {
     ];
     println!("{}", machine::facts());
     for (name, measure) in parts {
-        let by_default = words.is_empty() && name != "sidecar";
-        if by_default || words.iter().any(|word| name.contains(word.as_str())) {
+        if words.is_empty() || words.iter().any(|word| name.contains(word.as_str())) {
             println!("measuring {name} ...");
             measure(&mut table, effort);
         }

@@ -10,10 +10,10 @@ pub(crate) const SERVICE: &str = "bench";
 /// Bytes between two small cells.
 const FILLER_BYTES: usize = 4000;
 /// Small cells in a MiB of such a region.
-const CELLS_PER_MIB: u64 = 205;
+const CELLS_PER_MIB: u64 = 212;
 
 fn small(region: &Region, number: u64) -> Cell<[u64; 2]> {
-    region.cell(&format!("small-{number}")).bytes_max(64).open().expect("a small cell")
+    region.cell("small").label("number", &number.to_string()).bytes_max(64).open().expect("a small cell")
 }
 
 /// `[socket, version, MiB, updates a second]`; a first line on standard input says "fill" or "storm". Says "ready".
@@ -51,7 +51,8 @@ fn owned(region: &Region) -> Term {
 fn fill(region: &Region, cells: u64) {
     let term = owned(region);
     for i in 0..cells {
-        let filler: Cell<Vec<u8>> = region.cell(&format!("filler-{i}")).bytes_max(4096).open().expect("a cell");
+        let filler: Cell<Vec<u8>> =
+            region.cell("filler").label("number", &i.to_string()).bytes_max(4096).open().expect("a cell");
         filler.set(&term, &vec![0x5a; FILLER_BYTES]).expect("filled");
         let small = small(region, i);
         (0..4).for_each(|n| small.set(&term, &[u64::MAX, n]).expect("filled"));

@@ -1,11 +1,10 @@
-//! The blackout once more, through everything: two services with the client crate, a real sidecar, handovers by the control
-//! API. Both figures are from the record of each handover, as `heirloom handover -o json` prints it.
+//! The blackout once more, through everything: two services with the client crate, a real sidecar, and `heirloom handover -o
+//! json` as a process of its own for each handover. All figures but the verb's own time are what it prints.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use heirloom_tests::grpc::Control;
 use heirloom_tests::host::Host;
 
 use crate::actor::FLAG;
@@ -68,29 +67,30 @@ fn row(mib: u64, per_second: u64, effort: Effort) -> Row {
     host.await_eligible(SERVICE, "2.0.0");
     old.tell("storm");
     new.tell("storm");
-    let mut control = Control::connect(&host);
-    let (mut waits, mut closed, mut bytes, mut refused) = (Vec::new(), Vec::new(), 0, 0);
-    for i in 0..4 + effort.handovers {
+    let (mut waits, mut closed, mut took, mut bytes, mut refused) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
+    for i in 0..4 + effort.handovers / 2 {
         std::thread::sleep(PAUSE);
-        match control.handover(SERVICE, if i % 2 == 0 { "2.0.0" } else { "1.0.0" }) {
+        let began = Instant::now();
+        let answer = host.handover(SERVICE, if i % 2 == 0 { "2.0.0" } else { "1.0.0" }, &[]);
+        let elapsed = began.elapsed().as_nanos() as f64;
+        if answer.exit_code != 0 {
+            refused += 1;
+            println!("  {mib} MiB, {per_second}/s, handover {i}: {}", answer.word("message"));
+        } else if i >= 4 {
             // The first ones find their pages; they do not count.
-            Ok(_) if i < 4 => {}
-            Ok(record) => {
-                let figures = record.figures.unwrap_or_default();
-                waits.extend(figures.writer_blackout_us.map(|us| us as f64));
-                closed.push(figures.gate_closed_us as f64);
-                bytes = figures.region_bytes;
-            }
-            Err(e) => {
-                refused += 1;
-                println!("  {mib} MiB, {per_second}/s, handover {i}: {}", e.message());
-            }
+            waits.extend(answer.json["blackout_us"].as_u64().map(|us| us as f64));
+            closed.push(answer.number("gate_closed_us") as f64);
+            took.push(elapsed);
+            bytes = answer.number("region_bytes");
         }
     }
+    assert!(bytes >= mib << 20, "a region of {bytes} bytes is not filled with {mib} MiB");
     println!(
-        "  {bytes} bytes, {per_second}/s: {} of {} switches met a writer, {refused} refused",
+        "  {bytes} bytes, {per_second}/s: {} of {} switches met a writer, {refused} refused; the verb took p50 {}, p99 {}",
         waits.len(),
-        closed.len()
+        closed.len(),
+        time(median(took.clone())),
+        time(quantile(took, 0.99)),
     );
     let p50 = median(waits.clone());
     let both = |us: &[f64]| [0.5, 0.99].map(|part| time(1e3 * quantile(us.to_vec(), part)));
