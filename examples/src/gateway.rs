@@ -67,15 +67,23 @@ impl Gateway {
         installed("haproxy").is_some()
     }
 
-    /// Starts HAProxy at `listen`, with its files in `dir`, and waits until it accepts.
+    /// Starts HAProxy for the shop at `listen`, with its files in `dir`, and waits until it accepts.
     ///
     /// # Errors
     /// If it is not installed, refuses its configuration, or does not listen within 10 s.
     pub fn start(dir: &Path, listen: SocketAddr, servers: &[SocketAddr]) -> io::Result<Self> {
+        Self::configured(dir, listen, &configuration(listen, servers))
+    }
+
+    /// As [`start`](Gateway::start), with a configuration of another service that binds `listen`.
+    ///
+    /// # Errors
+    /// As [`start`](Gateway::start).
+    pub fn configured(dir: &Path, listen: SocketAddr, configuration: &str) -> io::Result<Self> {
         let program =
             installed("haproxy").ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "haproxy is not installed"))?;
         let file = dir.join("haproxy.cfg");
-        fs::write(&file, configuration(listen, servers))?;
+        fs::write(&file, configuration)?;
         let log = fs::File::create(dir.join("haproxy.log"))?;
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(&file).stdout(log.try_clone()?).stderr(log);

@@ -5,7 +5,9 @@
 //! - [`cli`]: the command line as another process, and its answers.
 //! - [`instance::Instance`]: a process attached to a region; [`worker`] is the program it runs.
 //! - [`shop::Shop`]: the example, as processes.
-//! - [`prometheus::Prometheus`]: a real Prometheus that finds its targets by the sidecar's `/sd`.
+//! - [`metric_store::Pair`]: the example metric-store, as two processes behind HAProxy; [`remote`] writes to it and reads it.
+//! - [`prometheus::Prometheus`]: a real Prometheus. [`oracle::Oracle`]: two of them around a metric-store, so that what it answers
+//!   can be compared; [`recorder`] notes what it acknowledged.
 //! - [`grpc::Control`]: the control API without the command line.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
 //!
@@ -16,8 +18,12 @@ pub mod grpc;
 pub mod host;
 pub mod http;
 pub mod instance;
+pub mod metric_store;
+pub mod oracle;
 pub mod prometheus;
 pub mod random;
+pub mod recorder;
+pub mod remote;
 pub mod shop;
 pub mod sys;
 pub mod wait;

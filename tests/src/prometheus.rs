@@ -1,10 +1,12 @@
-//! A real Prometheus, which finds its targets by the sidecar's `/sd` and scrapes every second.
+//! A real Prometheus: one that finds its targets by the sidecar's `/sd`, or any configuration.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
 use heirloom_examples::process::{Running, free_address, installed};
+use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,29 +28,64 @@ impl Prometheus {
     /// # Panics
     /// If it is not installed, or finds no target in time.
     pub fn start(host: &Host) -> Self {
-        let program = installed("prometheus").expect("prometheus is not installed: run tests/run tools");
-        let dir = crate::host::tmpfs_dir();
-        let address = free_address().expect("a free port");
         let config = format!(
             "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: heirloom\n    honor_labels: true\n    \
              http_sd_configs:\n      - url: http://{}/sd\n        refresh_interval: 1s\n",
             host.http()
         );
-        let file = dir.path().join("prometheus.yml");
-        fs::write(&file, config).expect("write prometheus.yml");
-        let log = fs::File::create(dir.path().join("prometheus.log")).expect("create the log");
-        let mut command = Command::new(program);
-        command.arg(format!("--config.file={}", file.display()));
-        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
-        command.arg(format!("--web.listen-address={address}"));
-        command.stdout(log.try_clone().expect("clone the log")).stderr(log);
-        let process = Running::start("prometheus", &mut command).expect("start prometheus");
-        let prometheus = Prometheus { address, _process: process, _dir: dir };
+        let prometheus = Self::configured(free_address().expect("a free port"), &config, &[]);
         until("Prometheus to have scraped a target that /sd named", || {
             let up = prometheus.query("sum(up)")?;
             if up.first().is_some_and(|(_, v)| *v >= 1.0) { Ok(()) } else { Err(format!("{up:?}")) }
         });
         prometheus
+    }
+
+    /// Starts Prometheus with this configuration and more arguments, listening at `address`, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is not installed, or does not become ready in time.
+    pub fn configured(address: SocketAddr, config: &str, arguments: &[&str]) -> Self {
+        let program = installed("prometheus").expect("prometheus is not installed: run tests/run tools");
+        let dir = crate::host::tmpfs_dir();
+        let file = dir.path().join("prometheus.yml");
+        fs::write(&file, config).expect("write prometheus.yml");
+        let log_file = dir.path().join("prometheus.log");
+        let log = fs::File::create(&log_file).expect("create the log");
+        let mut command = Command::new(program);
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
+        command.arg(format!("--web.listen-address={address}")).args(arguments);
+        command.stdout(log.try_clone().expect("clone the log")).stderr(log);
+        let process = Running::start("prometheus", &mut command).expect("start prometheus");
+        until("Prometheus' /-/ready to answer 200", || match http::get(address, "/-/ready", &[]) {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}; it logged {}", fs::read_to_string(&log_file).unwrap_or_default())),
+        });
+        Prometheus { address, _process: process, _dir: dir }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A query with a range-vector selector, at a time: every sample of every series, the values as they are written.
+    ///
+    /// # Errors
+    /// What Prometheus said.
+    pub fn matrix(&self, promql: &str, at_ms: i64) -> Result<Matrix, String> {
+        let at = at_ms as f64 / 1000.0;
+        let path = format!("/api/v1/query?query={}&time={at:.3}", encode(promql));
+        let answer = http::get(self.address, &path, &[])?;
+        let parsed: MatrixAnswer = serde_json::from_str(&answer.body)
+            .map_err(|e| format!("{promql}: {e}: {}", answer.body.chars().take(500).collect::<String>()))?;
+        if !parsed.warnings.is_empty() {
+            // What a remote read could not give is a warning, beside what others gave.
+            return Err(format!("{promql}: {:?}", parsed.warnings));
+        }
+        let samples = |values: Vec<(f64, String)>| values.into_iter().map(|(s, v)| ((s * 1000.0).round() as i64, v));
+        Ok(parsed.data.result.into_iter().map(|series| (series.metric, samples(series.values).collect())).collect())
     }
 
     /// An instant query: labels and value of each result.
@@ -73,6 +110,27 @@ impl Prometheus {
         assert_eq!(results.len(), 1, "{promql}: {results:?}");
         results[0].1
     }
+}
+
+/// Samples by series: milliseconds, and the value as it is written.
+pub type Matrix = BTreeMap<BTreeMap<String, String>, Vec<(i64, String)>>;
+
+#[derive(Deserialize)]
+struct MatrixAnswer {
+    data: MatrixData,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct MatrixData {
+    result: Vec<MatrixSeries>,
+}
+
+#[derive(Deserialize)]
+struct MatrixSeries {
+    metric: BTreeMap<String, String>,
+    values: Vec<(f64, String)>,
 }
 
 fn encode(text: &str) -> String {

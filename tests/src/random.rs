@@ -15,6 +15,11 @@ impl Random {
         Random(seed | 1)
     }
 
+    /// From another one's number, for another thread.
+    pub fn seeded(seed: u64) -> Self {
+        Random(seed | 1)
+    }
+
     /// The next number.
     pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;

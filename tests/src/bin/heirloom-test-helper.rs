@@ -1,10 +1,11 @@
 //! The one program that the tests start as other processes: the sidecar and its command line, an instance that does what it is
-//! told, or the example's shop.
+//! told, or one of the examples.
 
 use std::process::ExitCode;
 
 use heirloom_examples::process::end_with_parent;
-use heirloom_examples::shop::{Place, v1, v2};
+use heirloom_examples::shop::Place;
+use heirloom_examples::{metric_store, shop};
 use heirloom_tests::worker;
 
 fn main() -> ExitCode {
@@ -12,32 +13,34 @@ fn main() -> ExitCode {
     match args.first().map(String::as_str) {
         Some("heirloom") => heirloom_sidecar::run_cli(std::env::args_os().skip(1)),
         Some("worker") => worker::run(&args[1..]),
-        Some("shop") => shop(&args[1..]),
+        Some(service @ ("shop" | "metric-store")) => example(service, &args[1..]),
         _ => {
-            eprintln!("usage: heirloom-test-helper heirloom|worker|shop ARGUMENTS");
+            eprintln!("usage: heirloom-test-helper heirloom|worker|shop|metric-store ARGUMENTS");
             ExitCode::from(2)
         }
     }
 }
 
-/// `shop VERSION SOCKET ADDRESS`
-fn shop(args: &[String]) -> ExitCode {
+/// `shop VERSION SOCKET ADDRESS`, and metric-store as well.
+fn example(service: &str, args: &[String]) -> ExitCode {
     end_with_parent();
     let [version, socket, listen] = args else { return ExitCode::from(2) };
     let Ok(listen) = listen.parse() else { return ExitCode::from(2) };
     let place = Place { socket: socket.into(), listen };
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
     let ended = runtime.block_on(async {
-        match version.as_str() {
-            "1.0.0" => v1::run(place).await,
-            _ => v2::run(place).await,
+        match (service, version.as_str()) {
+            ("shop", "1.0.0") => shop::v1::run(place).await,
+            ("shop", _) => shop::v2::run(place).await,
+            (_, "1.0.0") => metric_store::v1::run(place).await,
+            _ => metric_store::v2::run(place).await,
         }
     });
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("shop {version}: {e}");
+            eprintln!("{service} {version}: {e}");
             ExitCode::FAILURE
         }
     }
