@@ -2,12 +2,14 @@
 //!
 //! A pump owns the connection and speaks in [`Step`]s; the loop in `switch` owns the signals. Invariants:
 //! - every request carries a request id, so that sending it again joins what runs instead of repeating it;
-//! - a lost stream, or one that we read too slowly, is joined again for up to [`REJOIN_WITHIN`] after the last word, then the outcome is unknown;
+//! - a lost stream, or one that we read too slowly, is joined again for up to [`REJOIN_WITHIN`] after the last word, then the
+//!   outcome is unknown; no room to join again is no refusal of what was asked;
 //! - before anything was sent, nobody answering is "unreachable", never "unknown".
 
 use std::time::Duration;
 
-use heirloom_proto::v1::{HandoverEvent, HandoverRequest, RollbackRequest};
+use heirloom_proto::v1::handover_record::Outcome;
+use heirloom_proto::v1::{ErrorReason, HandoverEvent, HandoverRequest, RollbackRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -67,14 +69,22 @@ async fn pump(sidecar: Sidecar, client: Client, ask: Ask, steps: mpsc::Sender<St
     let mut client = Some(client);
     // Since when it is looked for; any word of the sidecar ends the search.
     let mut lost: Option<Instant> = None;
+    let mut again = false;
     loop {
         let why = match attempt(&sidecar, client.take(), &ask, &steps, &mut lost).await {
+            // What was asked for is there, and goes on without us.
+            Attempt::Refused(failed) if again && failed.reason == Some(ErrorReason::TableFull) => failed.message,
+            Attempt::Refused(failed) => {
+                let _ = steps.send(Step::Refused(failed)).await;
+                return;
+            }
             Attempt::Over(step) => {
                 let _ = steps.send(step).await;
                 return;
             }
             Attempt::Lost(why) => why,
         };
+        again = true;
         if lost.is_none() {
             let _ = steps.send(Step::Lost(why.clone())).await;
         }
@@ -88,6 +98,8 @@ async fn pump(sidecar: Sidecar, client: Client, ask: Ask, steps: mpsc::Sender<St
 
 enum Attempt {
     Over(Step),
+    /// Refused before any word of what was asked for.
+    Refused(Failed),
     Lost(String),
 }
 
@@ -108,11 +120,18 @@ async fn attempt(
     };
     let mut stream = match ask.open(&mut client).await {
         Ok(stream) => stream,
-        Err(status) => return ended(&status),
+        Err(status) => {
+            return match ended(&status) {
+                Attempt::Over(Step::Refused(failed)) => Attempt::Refused(failed),
+                other => other,
+            };
+        }
     };
+    let mut aborted = false;
     loop {
         match stream.message().await {
             Ok(Some(event)) => {
+                aborted = event.handover.as_ref().is_some_and(|record| record.outcome() == Outcome::Aborted);
                 if lost.take().is_some() {
                     let _ = steps.send(Step::Rejoined).await;
                 }
@@ -121,7 +140,7 @@ async fn attempt(
                 }
             }
             Ok(None) => return Attempt::Over(Step::End),
-            Err(status) if is_lagged(&status) => return Attempt::Lost(status.message().to_owned()),
+            Err(status) if !aborted && is_lagged(&status) => return Attempt::Lost(status.message().to_owned()),
             Err(status) => return ended(&status),
         }
     }
@@ -137,13 +156,12 @@ fn ended(status: &Status) -> Attempt {
 }
 
 /// We read too slowly, stopped in a shell, say: what was asked goes on, and is joined again. (Refused at once it is another
-/// matter: there is no room for one more.)
+/// matter: there is no room for one more. And a handover may be aborted for the same reason.)
 fn is_lagged(status: &Status) -> bool {
-    heirloom_proto::Failure::from_status(status).is_some_and(|f| f.reason == heirloom_proto::v1::ErrorReason::TableFull)
+    heirloom_proto::Failure::from_status(status).is_some_and(|f| f.reason == ErrorReason::TableFull)
 }
 
 /// A sidecar that is being upgraded says so and comes back.
 fn is_going(status: &Status) -> bool {
-    heirloom_proto::Failure::from_status(status)
-        .is_some_and(|f| f.reason == heirloom_proto::v1::ErrorReason::ShuttingDown)
+    heirloom_proto::Failure::from_status(status).is_some_and(|f| f.reason == ErrorReason::ShuttingDown)
 }

@@ -287,6 +287,33 @@ fn a_caller_who_was_too_slow_joins_again() {
     assert_eq!(ids[0], ids[1]);
 }
 
+/// As a region whose page epochs are used up ends every handover: told once, and not taken for a stream that was read too slowly.
+#[test]
+fn an_abort_for_a_full_table_is_the_last_word() {
+    let place = Place::new();
+    let full = || Failure::new(ErrorReason::TableFull, "page epochs full").phase(Phase::Precopy);
+    let acts = || {
+        let reason = ErrorReason::TableFull.into();
+        let aborted = HandoverRecord { reason, ..record(Outcome::Aborted, Phase::Precopy) };
+        vec![running(Phase::Precopy), Act::Event(aborted), Act::Fail(full())]
+    };
+    let fake = place.fake(Script { switches: [acts(), acts(), vec![committed()]].into(), ..Default::default() });
+    let ran = place.run("handover shop -o json").code(4);
+    assert_eq!((&ran.json()["outcome"], &ran.json()["reason"]), (&json!("aborted"), &json!("TABLE_FULL")));
+    assert_eq!(fake.script.lock().unwrap().handovers.len(), 1);
+}
+
+/// Who began a handover and lost sight of it has not been refused it.
+#[test]
+fn no_room_to_join_again_is_no_refusal() {
+    let place = Place::new();
+    let lagged = Failure::new(ErrorReason::TableFull, "this follower read too slowly");
+    let full = Failure::new(ErrorReason::TableFull, "no more followers").expected("at most 1024 followers");
+    let switches = [vec![running(Phase::Precopy), Act::Fail(lagged)], vec![Act::Fail(full)], vec![committed()]];
+    let _fake = place.fake(Script { switches: switches.into(), ..Default::default() });
+    place.run("handover shop").code(0).says(&["joined again"]);
+}
+
 #[test]
 fn a_follower_too_many_is_refused() {
     let place = Place::new();
