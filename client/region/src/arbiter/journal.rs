@@ -160,9 +160,12 @@ impl Journal {
                     record.outcome = Outcome::Aborted;
                     record.reason = Some(Reason::SidecarRestarted);
                     record.generation = record.previous_generation;
+                    // What began after the reset was not cut short by it.
                     record.message = match sealed.reset {
-                        Some(_) => "the host went down before a commit was on its disk".into(),
-                        None => "the arbiter stopped before the commit".into(),
+                        Some(_) if record.previous_generation < sealed.generation => {
+                            "the host went down before a commit was on its disk".into()
+                        }
+                        _ => "the arbiter stopped before the commit".into(),
                     };
                     record.end_unix_ms = Some(now_ms);
                 }

@@ -205,7 +205,9 @@ impl Runner {
         let mut crash_loop = false;
         if self.machine.living() == Some(id) {
             self.vacant_since_ms = Some(unix_ms());
-            if !session.killed && !session.leaving {
+            // What it said in the region it may have had no stream to say.
+            let said = |row: &Row| row.incarnation == id && row.leaving;
+            if !session.killed && !session.leaving && !self.ground.rows().iter().any(said) {
                 let now = unix_ms();
                 self.ground.note_death(self.machine.generation(), now);
                 self.deaths_ms.push(now);

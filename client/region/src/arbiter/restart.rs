@@ -68,8 +68,11 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     if crashed {
         ground.note_death(sealed.generation, now_ms);
     }
-    let deaths_ms: Vec<u64> = ground.deaths().into_iter().map(|(_, ms)| ms).collect();
-    let crash_loop = crashed && crash_loop(&deaths_ms, &policy);
+    let deaths = ground.deaths();
+    // Also where the arbiter before this one counted it, freed its row, and came no further.
+    let counted = deaths.last().is_some_and(|(generation, _)| *generation == sealed.generation);
+    let deaths_ms: Vec<u64> = deaths.into_iter().map(|(_, ms)| ms).collect();
+    let crash_loop = matches!(owner, Owner::Dead(_)) && counted && crash_loop(&deaths_ms, &policy);
     let held = |r: &&super::record::Record| {
         r.reason == Some(Reason::OwnerCrashLoop) && r.previous_generation == sealed.generation
     };

@@ -230,6 +230,36 @@ fn a_crash_loop_is_seen_through_restarts_of_the_arbiter() {
     }
 }
 
+/// Killed after it counted the death and freed the row, before the record: the next arbiter still holds the state back.
+#[test]
+fn a_death_that_was_counted_and_no_more_counts() {
+    let region = die_between_restarts(true);
+    let third = region.status().owner.expect("an owner").incarnation;
+    {
+        let mut world = region.ground.world();
+        world.rows.retain(|row| row.incarnation != third);
+        let generation = world.sealed.generation;
+        world.deaths.insert(generation, crate::os::clock::unix_ms());
+    }
+    let region = region.crash();
+    region.until(|s| s.state == State::Quarantined);
+    assert_eq!(region.history()[0].reason, Some(Reason::OwnerCrashLoop));
+}
+
+/// It said so in the region, and had no stream to say it here.
+#[test]
+fn who_dies_leaving_has_not_crashed() {
+    let region = Region::new();
+    let owner = region.owner("1.0.0");
+    for row in &mut region.ground.world().rows {
+        row.leaving = true;
+    }
+    region.arbiter.disconnected(owner.id());
+    region.arbiter.proved_dead(owner.id());
+    region.until(|s| s.state == State::Vacant);
+    assert!(region.ground.world().deaths.is_empty());
+}
+
 #[test]
 fn a_handover_by_hand_forgets_deaths() {
     let region = die_between_restarts(true);

@@ -105,6 +105,24 @@ fn cut_short(resets_to: u64, former: u64, outcome: Outcome) {
     let closed = region.record(number);
     let reason = (outcome == Outcome::Aborted).then_some(Reason::SidecarRestarted);
     assert_eq!((closed.outcome, closed.reason, closed.generation), (outcome, reason, former));
+    assert_eq!(closed.message.contains("the host went down"), outcome == Outcome::Aborted, "{closed:?}");
+}
+
+#[test]
+fn a_switch_after_a_reboot_that_the_arbiter_cut_short_does_not_blame_the_host() {
+    let region = Region::new();
+    {
+        let sealed = &mut region.ground.world().sealed;
+        (sealed.generation, sealed.reset) = (4, Some(2));
+    }
+    let region = region.crash();
+    let new = region.standby("2.0.0");
+    new.called(Hook::Prepare);
+    let number = region.history()[0].number;
+    drop(new);
+    let closed = region.crash().record(number);
+    assert_eq!((closed.outcome, closed.previous_generation), (Outcome::Aborted, 4));
+    assert_eq!(closed.message, "the arbiter stopped before the commit");
 }
 
 #[test]
