@@ -10,14 +10,38 @@ use super::policy::Rounds;
 use super::reason::Reason;
 use super::record::Phase;
 use super::runner::Runner;
-use super::switch::{Round, micros};
+use super::switch::{BLOCKED_WAIT, Round, micros};
 use crate::os::clock::unix_ms;
 
 /// Pages checked between two looks at commands and deaths.
 const SLICE_PAGES: u32 = 1024;
-/// Looks, one after the other and each a while after the one before, at which writers are still in sections of the round
-/// before: then they are the same ones.
+/// Looks in a row, each [`BLOCKED_WAIT`] after the one before, at which writers are still in sections of the round before: then
+/// they are the same ones.
 const BLOCKED_LOOKS: u32 = 3;
+
+/// Whether a round is blocked. One look proves nothing of the owner, who may be in another section at the next one; nor do many
+/// within a moment, as commands wake the thread to look again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Looks {
+    /// In a row.
+    blocked: u32,
+    last: Option<Instant>,
+}
+
+impl Looks {
+    /// A look, and what it is news of, if it is.
+    fn look(&mut self, is_blocked: bool, now: Instant) -> Option<bool> {
+        if !is_blocked {
+            let was = std::mem::take(self).blocked >= BLOCKED_LOOKS;
+            return was.then_some(false);
+        }
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < BLOCKED_WAIT) {
+            return None;
+        }
+        (self.blocked, self.last) = (self.blocked.saturating_add(1), Some(now));
+        (self.blocked == BLOCKED_LOOKS).then_some(true)
+    }
+}
 
 impl Runner {
     /// Before the last rounds: the totals, and once more whether the target reads what the owner has written by now.
@@ -68,16 +92,11 @@ impl Runner {
         self.looked(is_blocked);
     }
 
-    /// A look at the round was blocked, or was not. One look proves nothing of the owner, who may be in another section at the
-    /// next one.
+    /// A look at the round was blocked, or was not.
     fn looked(&mut self, is_blocked: bool) {
         let Some(active) = &mut self.active else { return };
-        let before = active.blocked_looks;
-        active.blocked_looks = if is_blocked { before.saturating_add(1) } else { 0 };
-        match is_blocked {
-            true if active.blocked_looks == BLOCKED_LOOKS => self.feed(Event::Blocked(true)),
-            false if before >= BLOCKED_LOOKS => self.feed(Event::Blocked(false)),
-            _ => {}
+        if let Some(blocked) = active.looks.look(is_blocked, Instant::now()) {
+            self.feed(Event::Blocked(blocked));
         }
     }
 
@@ -144,5 +163,22 @@ impl Runner {
             }
         };
         self.inbox.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_looks_within_a_moment_prove_nothing() {
+        let (mut looks, start) = (Looks::default(), Instant::now());
+        assert!((0..100).all(|_| looks.look(true, start).is_none()));
+        assert_eq!(looks.look(true, start + BLOCKED_WAIT), None);
+        assert_eq!(looks.look(true, start + 2 * BLOCKED_WAIT), Some(true));
+        assert_eq!(looks.look(true, start + 3 * BLOCKED_WAIT), None, "said once");
+        assert_eq!(looks.look(false, start + 3 * BLOCKED_WAIT), Some(false));
+        assert_eq!(looks.look(false, start + 3 * BLOCKED_WAIT), None);
+        assert_eq!(looks.look(true, start + 4 * BLOCKED_WAIT), None, "from the beginning");
     }
 }

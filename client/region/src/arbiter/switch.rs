@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::closing::Looks;
 use super::ground::Closed;
 use super::machine::{Effect, Event, Id, Owner, Switch, Timer};
 use super::message::{Hook, Observer, Refusal, Reply, SwitchOptions, Target};
@@ -12,7 +13,7 @@ use super::session::{Call, Session};
 use crate::os::clock::unix_ms;
 
 /// Until a round that writers block is tried again.
-const BLOCKED_WAIT: Duration = Duration::from_millis(1);
+pub(super) const BLOCKED_WAIT: Duration = Duration::from_millis(1);
 /// The gate opens by itself after twice the freeze time-out, and never later than 500 ms.
 const FREEZE_MAX: Duration = Duration::from_millis(250);
 
@@ -52,8 +53,7 @@ pub(super) struct Active {
     /// A veto's words, a fault's, an abort's note.
     pub(super) words: String,
     pub(super) round: Round,
-    /// How often, without a break, the round was found blocked.
-    pub(super) blocked_looks: u32,
+    pub(super) looks: Looks,
     pub(super) rounds: Rounds,
     pub(super) schemas: u64,
     pub(super) closed: Option<Closed>,
@@ -163,7 +163,7 @@ impl Runner {
             hook: None,
             words: String::new(),
             round: Round::Idle,
-            blocked_looks: 0,
+            looks: Looks::default(),
             rounds: Rounds::default(),
             schemas: 0,
             closed: None,
