@@ -24,6 +24,9 @@ const WAIT_MAX_DEFAULT: Duration = Duration::from_secs(2);
 
 /// How long the slot that threads share is waited for: far more than any section takes.
 const SHARED_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Of the time between two looks at it so much counts: in a longer one the process was stopped, say, and with it the thread
+/// that is waited for.
+const SHARED_LOOK_MAX: Duration = Duration::from_millis(10);
 
 /// Equals no gate: its phase is none.
 const NOTHING_LEARNT: u64 = u64::MAX;
@@ -62,6 +65,21 @@ struct Life {
 unsafe impl Send for GateState {}
 // SAFETY: as above.
 unsafe impl Sync for GateState {}
+
+/// The time that a thread waited for the shared slot and both were running.
+#[derive(Debug, Default)]
+struct SharedWait {
+    waited: Duration,
+    last: Option<Instant>,
+}
+
+impl SharedWait {
+    fn is_over(&mut self, now: Instant) -> bool {
+        let since = self.last.replace(now).map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.waited += since.min(SHARED_LOOK_MAX);
+        self.waited > SHARED_WAIT_MAX
+    }
+}
 
 impl GateState {
     /// For the process in `seat` (an observer's incarnation is 0), whose slots rely on the freezer's barrier if `asymmetric`.
@@ -215,9 +233,9 @@ impl GateState {
     /// Waits until no other thread of this process is in a section through the shared slot. Sections are short and take no
     /// lock; a thread that was put to sleep in one needs this one's processor. One that was forgotten never ends.
     pub(super) fn lock_shared(&self) -> Result<(), Misuse> {
-        let mut since = None;
+        let mut wait = SharedWait::default();
         while self.shared.swap(true, Ordering::Acquire) {
-            if since.get_or_insert_with(Instant::now).elapsed() > SHARED_WAIT_MAX {
+            if wait.is_over(Instant::now()) {
                 let found = format!("another thread's section is open for {SHARED_WAIT_MAX:?}: was it forgotten?");
                 return Err(Misuse::Argument { what: "owned write", found });
             }
@@ -239,5 +257,18 @@ impl Drop for GateState {
     fn drop(&mut self) {
         // Nobody is left who could write through these slots. They go first: see the module.
         self.give_up(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_the_process_was_stopped_does_not_count() {
+        let (mut wait, start) = (SharedWait::default(), Instant::now());
+        let stopped = Duration::from_secs(3600);
+        assert!(!wait.is_over(start) && !wait.is_over(start + stopped), "who is waited for was stopped, too");
+        assert!((0..3000).any(|n| wait.is_over(start + 2 * stopped + n * SHARED_LOOK_MAX / 10)), "but not for ever");
     }
 }
