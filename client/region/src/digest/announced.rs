@@ -13,7 +13,7 @@ use crate::gate::slots::Slots;
 use crate::instances;
 use crate::layout::SegmentKind;
 use crate::mapping::Mapping;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 /// What is wrong with the epochs and the slots.
 pub(super) fn faults(mapping: &Mapping) -> Vec<Fault> {
@@ -77,6 +77,8 @@ fn is_seated(mapping: &Mapping, incarnation: u64) -> bool {
 /// A page's mark that is newer than any writer's.
 pub(super) fn mark(mapping: &Mapping, tables: Tables<'_>, page: u64) -> Option<Fault> {
     let mark = tables.mark(page);
+    // The mark before its bound, however this processor orders loads.
+    fence(Ordering::Acquire);
     let epoch = GatePage::of(mapping).ok()?.epoch().load(Ordering::Acquire);
     let at = tables.mark_offset(tables.offset(page));
     (mark > epoch).then(|| Corrupt::field("page mark", at, format!("at most the page epoch, {epoch}"), mark).into())
