@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -97,6 +98,12 @@ fn verdict(key: &str, result: Result<String, String>) -> Verdict {
 }
 
 fn socket(path: &Path) -> Result<String, String> {
+    // What every other verb takes for `--socket`; a directory called "https:" would be made of it.
+    if let Some(scheme) =
+        ["https://", "http://"].into_iter().find(|s| path.as_os_str().as_bytes().starts_with(s.as_bytes()))
+    {
+        return Err(format!("expected a path (TCP is server.grpc_listen), found {scheme}"));
+    }
     let length = path.as_os_str().len();
     if length == 0 || length > SOCKET_PATH_BYTES_MAX {
         return Err(format!("expected a path of 1 to {SOCKET_PATH_BYTES_MAX} bytes, found {length}"));

@@ -98,6 +98,17 @@ fn the_check_names_every_value_that_forbids_a_start() {
 }
 
 #[test]
+fn an_address_is_no_path_to_listen_on() {
+    let mut config = Config::default();
+    config.server.region_dir = "/dev/shm".into();
+    for address in ["https://sidecar:7432", "http://sidecar"] {
+        config.server.socket = address.into();
+        let refused = config.checked().expect_err("a socket is a path").to_string();
+        assert!(refused.contains("expected a path") && refused.contains("server.grpc_listen"), "{refused}");
+    }
+}
+
+#[test]
 fn a_check_tells_a_living_socket_from_a_stale_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::default();

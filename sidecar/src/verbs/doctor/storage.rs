@@ -21,6 +21,10 @@ const SYSTEM_UID_MAX: u32 = 999;
 
 pub(super) fn checks(region_dir: &Path) -> Vec<Check> {
     let there = nearest(region_dir);
+    if !there.is_dir() {
+        let advice = "give --region-dir a directory, or a place where one can be made";
+        return vec![missing("region directory", format!("{} is not a directory", there.display()), advice)];
+    }
     let mut checks = Vec::new();
     match File::open(&there) {
         Ok(dir) => {
@@ -36,10 +40,14 @@ pub(super) fn checks(region_dir: &Path) -> Vec<Check> {
     checks
 }
 
-/// The directory itself, or the one in which it would be made.
+/// The directory itself, or the one in which it would be made; or a file that stands in the way.
 fn nearest(region_dir: &Path) -> PathBuf {
-    let there = region_dir.ancestors().find(|p| p.is_dir());
-    there.map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
+    let there = region_dir.ancestors().find(|p| p.symlink_metadata().is_ok());
+    match there {
+        Some(there) => there.to_path_buf(),
+        // Every absolute path has "/" above it, so this one is relative.
+        None => PathBuf::from("."),
+    }
 }
 
 fn directory(dir: &File, region_dir: &Path, there: &Path) -> Vec<Check> {
@@ -139,4 +147,22 @@ fn is_switched_off() -> bool {
     let last =
         words.iter().flat_map(|t| t.lines()).filter_map(|line| line.trim().strip_prefix("RemoveIPC=")).next_back();
     matches!(last, Some("no" | "false" | "0" | "off"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_the_way_is_no_region_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for wanted in [file.clone(), file.join("regions")] {
+            let found = checks(&wanted);
+            assert_eq!(found[0].found, format!("{} is not a directory", file.display()), "{found:?}");
+        }
+        assert_eq!(nearest(&dir.path().join("a/b")), dir.path());
+        assert_eq!(nearest(Path::new("none/such")), Path::new("."));
+    }
 }
