@@ -39,7 +39,7 @@ pub struct Global {
     /// Sidecar's address: a socket's path, or https://HOST:PORT [default: /run/heirloom/heirloom.sock]
     #[arg(long, global = true, env = "HEIRLOOM_SOCKET", value_name = "ADDR")]
     pub socket: Option<String>,
-    /// How to print; json is one object, jsonl one object per event
+    /// How to print; json is one value (a list of status or history, else an object), jsonl one object per event
     #[arg(short, long, global = true, env = "HEIRLOOM_OUTPUT", value_enum, default_value_t = Output::Human, value_name = "FORMAT")]
     pub output: Output,
     /// Print nothing but errors; the exit code says it
@@ -73,7 +73,7 @@ pub enum Output {
     Human,
     /// The same with more columns.
     Wide,
-    /// Exactly one object, whatever the outcome.
+    /// Exactly one value, whatever the outcome: a list where status or history succeed, else an object.
     Json,
     /// One object per event.
     Jsonl,
