@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heirloom_client::embedded::Embedded;
 use heirloom_client::error::Misuse;
@@ -12,6 +12,9 @@ use heirloom_client::series::{AppendError, Appended, Labels, Matcher, Reader, Re
 use heirloom_client::{Error, Hooks, Serving, Term, WriteError, wait};
 
 type Result<T = (), E = Box<dyn StdError>> = std::result::Result<T, E>;
+
+/// Longest that a test waits for a state.
+const SOON: Duration = Duration::from_secs(20);
 
 /// A version that is ready.
 struct Version {
@@ -245,11 +248,14 @@ fn a_batch_cut_by_a_switch_says_how_far_it_came() -> Result {
         let open = |i: i64| v1.series.open(&term, &up(&i.to_string()));
         let series: Vec<SeriesRef> = (0..SERIES).map(open).collect::<Result<_, _>>()?;
         let of = |i: i64| at(i / SERIES, i as f64);
-        let mut batch = v1.series.appender(&term);
+        // A unit of work of its own, which writes nothing but the batch.
+        let mut batch = v1.series.appender(&v1.serving.region().term()?);
         (0..samples).for_each(|i| batch.push(series[(i % SERIES) as usize], of(i)));
         let cut = std::thread::scope(|scope| {
             let committing = scope.spawn(|| batch.commit());
+            let begin = Instant::now();
             while all_of(&v2.series, &up("0")).is_empty() {
+                assert!(begin.elapsed() < SOON, "no sample of the batch is seen");
                 std::thread::yield_now();
             }
             wait(arbiter.handover("v2")).expect("a handover");
@@ -285,6 +291,15 @@ fn all_of(reader: &Reader, labels: &Labels) -> Vec<Sample> {
     found.next().map(samples).unwrap_or_default()
 }
 
+/// Lets the readers end, also where the test fails.
+struct Stops(Arc<AtomicBool>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Owners come and go under readers in the other version and outside: what was acknowledged before a look is seen by it.
 #[test]
 fn readers_see_every_acknowledged_sample_over_switches() -> Result {
@@ -295,6 +310,7 @@ fn readers_see_every_acknowledged_sample_over_switches() -> Result {
     let observer = arbiter.observe()?.series()?;
     let (acknowledged, stop) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
     std::thread::scope(|scope| -> Result {
+        let _stops = Stops(stop.clone());
         let looking: Vec<_> = [readers[0].reader(), readers[1].reader(), &observer]
             .map(|reader| {
                 let (acknowledged, stop) = (acknowledged.clone(), stop.clone());
