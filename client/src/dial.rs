@@ -13,6 +13,7 @@ use heirloom_proto::v1::attach_response::{self, Welcome};
 use heirloom_proto::v1::instance_service_client::InstanceServiceClient;
 use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_region::error::{Corrupt, Denied, Error, Full, Incompatible, Misuse, NotReady};
+use heirloom_region::sockets::is_socket;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -30,6 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) struct Dialled {
     pub(crate) welcome: Welcome,
     pub(crate) live: Live,
+    /// Of one that has come back; a new one finds it among its descriptors.
+    pub(crate) sockets: Option<OwnedFd>,
 }
 
 /// Why an attempt failed.
@@ -61,8 +64,13 @@ pub(crate) async fn dial(socket: &Path, hello: Hello) -> Result<Dialled, DialErr
         let first = incoming.message().await.map_err(|s| refusal(&s))?;
         match first.and_then(|m| m.message) {
             Some(attach_response::Message::Welcome(welcome)) => {
+                let sockets = match welcome.resumed && !welcome.descriptor_ticket.is_empty() {
+                    // Without it the link is as good as before; kept sockets then wait for the next one.
+                    true => descriptors(&welcome).await.ok().and_then(|(_, all)| all.into_iter().find(is_socket)),
+                    false => None,
+                };
                 let live = Live::sidecar(incoming, outgoing, welcome.notes_ready);
-                Ok(Dialled { welcome, live })
+                Ok(Dialled { welcome, live, sockets })
             }
             Some(_) => Err(protocol(socket, "the first message is not a welcome").into()),
             None => Err(DialError::Absent("the sidecar ended the stream".into())),

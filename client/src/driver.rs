@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::dial::{DialError, Dialled};
 use crate::facts::{self, Hint};
-use crate::hooks::{Call, Flush, Prepare, Resume, Veto};
+use crate::hooks::{Call, Flush, Hooks, Prepare, Resume, Veto};
 use crate::link::Live;
 use crate::open::{Opened, Redial, backoff};
 use crate::role::Role;
@@ -209,7 +209,10 @@ impl Driver {
         }
         let deadline = Instant::now() + timeout;
         let call = match (hook, self.session.term()) {
-            (Hook::Prepare, _) => Call::Prepare(Prepare { owner: record.source.as_ref().map(facts::peer), deadline }),
+            (Hook::Prepare, _) => {
+                let prepare = Prepare { owner: record.source.as_ref().map(facts::peer), deadline };
+                return self.prepare(key, prepare);
+            }
             (Hook::Flush, Ok(term)) => {
                 Call::Flush(Flush { term, target: record.target.as_ref().map(facts::peer), deadline })
             }
@@ -219,7 +222,25 @@ impl Driver {
         self.run_hook(key, call);
     }
 
+    /// Whoever is to own must keep every socket that there is; the hook runs when it does.
+    fn prepare(&mut self, key: CallKey, prepare: Prepare) {
+        let net = self.session.net.clone();
+        self.spawn_hook(key, |hooks| async move {
+            match net.lacks().await {
+                Some(why) => Err(Veto(why)),
+                None => hooks.run(Call::Prepare(prepare)).await,
+            }
+        });
+    }
+
     fn run_hook(&mut self, key: CallKey, call: Call) {
+        self.spawn_hook(key, |hooks| hooks.run(call));
+    }
+
+    fn spawn_hook<F>(&mut self, key: CallKey, what: impl FnOnce(Hooks) -> F)
+    where
+        F: Future<Output = Result<(), Veto>> + Send + 'static,
+    {
         self.calls.push_back(Called { key, result: None });
         if self.calls.len() > CALLS_MAX {
             self.calls.pop_front();
@@ -229,7 +250,7 @@ impl Driver {
             (state.hooks.clone(), state.runtime.clone())
         };
         let runtime = runtime.unwrap_or_else(|| self.session.control.clone());
-        let (work, done) = (runtime.spawn(hooks.run(call)), self.done_sender.clone());
+        let (work, done) = (runtime.spawn(what(hooks)), self.done_sender.clone());
         self.session.control.spawn(async move {
             let result = work.await.unwrap_or_else(|e| match e.is_panic() {
                 true => Err(Veto("the hook panicked".to_owned())),

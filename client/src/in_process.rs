@@ -8,6 +8,7 @@ use heirloom_region::error::{Corrupt, Denied, Error, Full, Misuse, NotReady};
 use heirloom_region::mapping::{Mapping, RegionSpec};
 
 use crate::build;
+use crate::net::Shared;
 use crate::session::Session;
 
 /// Limit of a region that nobody gave one.
@@ -17,6 +18,8 @@ pub(crate) struct InProcess {
     mapping: Arc<Mapping>,
     arbiter: Arbiter,
     attached: Mutex<Vec<Weak<Session>>>,
+    /// Kept for as long as this region: one table for all instances, since they are of one process.
+    pub(crate) sockets: Shared,
 }
 
 impl InProcess {
@@ -44,7 +47,7 @@ impl InProcess {
     fn keep(mapping: Arc<Mapping>) -> Result<Arc<Self>, Error> {
         let (keeper, _recovery) = Keeper::open(mapping.clone())?;
         let arbiter = Arbiter::spawn(keeper, Policy::default(), Box::new(|_| ()))?;
-        Ok(Arc::new(Self { mapping, arbiter, attached: Mutex::default() }))
+        Ok(Arc::new(Self { mapping, arbiter, attached: Mutex::default(), sockets: Shared::default() }))
     }
 
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {

@@ -18,6 +18,9 @@
 //! Data-plane calls are synchronous, make no system call and need no sidecar. The control plane lives on one thread of
 //! this crate's own; its futures run on any executor, and [`wait()`] runs them on none.
 //!
+//! Listening sockets outlive the process, too: [`Region::listener`] gives the one kept under a name, and the owner accepts
+//! from it ([`net`]).
+//!
 //! What this crate does *not* do: it moves no connection, keeps nothing that you did not put into the region, and
 //! gives no lock or reference into shared memory, so nothing a request holds can delay a switch.
 //!
@@ -59,6 +62,7 @@ mod family;
 mod hooks;
 mod in_process;
 mod link;
+pub mod net;
 mod object;
 mod observe;
 mod open;
@@ -85,6 +89,7 @@ pub use family::Family;
 pub use heirloom_region::error;
 pub use heirloom_region::error::{Error, Fenced, Generation, NotOwner, Peer, WriteError};
 pub use hooks::{Flush, Hooks, Prepare, Resume, Veto};
+pub use net::{Conn, During, Listener, OpenListener, SocketKind, Stream};
 pub use object::{Counter, FloatCounter, Gauge, Histogram, Metric, Open, Share, Timer, UpDownGauge};
 pub use observe::{Observer, observe};
 pub use region::Region;

@@ -13,6 +13,7 @@ use heirloom_region::error::{Error, NotReady, Peer};
 use heirloom_region::mapping::Mapping;
 use heirloom_region::os;
 use heirloom_region::process::{Process, Seat};
+use heirloom_region::sockets::is_socket;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -116,13 +117,15 @@ fn hello(how: &Attach) -> Hello {
 
 /// Takes the seat that a sidecar gave: descriptors, mapping, proof of life.
 async fn seat(dialled: Dialled, how: &Attach) -> Result<Opened, Error> {
-    let Dialled { welcome, live } = dialled;
+    let Dialled { welcome, live, .. } = dialled;
     let (region, instance) = who(&welcome, how)?;
     let (uuid, descriptors) = dial::descriptors(&welcome).await?;
     if uuid[..] != welcome.region_uid[..] {
         return Err(dial::protocol(&how.socket, "the descriptors are of another region than the welcome"));
     }
-    let mut descriptors = descriptors.into_iter();
+    // The one socket among them is the channel; a sidecar of an earlier release gives none.
+    let (mut sockets, descriptors): (Vec<_>, Vec<_>) = descriptors.into_iter().partition(is_socket);
+    let (channel, mut descriptors) = (sockets.pop(), descriptors.into_iter());
     let region_fd = descriptors.next().ok_or_else(|| dial::protocol(&how.socket, "no descriptor of the region"))?;
     let mapping = Mapping::from_fd(region_fd, Some(uuid))?;
     let seat = Seat { row: welcome.row, incarnation: welcome.incarnation };
@@ -136,8 +139,11 @@ async fn seat(dialled: Dialled, how: &Attach) -> Result<Opened, Error> {
     let redial = Redial { socket: how.socket.clone(), hello, uuid };
 
     let me = Peer { instance, version: how.version_or_build(), pid: std::process::id() };
-    let identity = Identity { region, me, link: Link::Connected };
+    let identity = Identity { region, me, link: Link::Connected, sockets: None };
     let session = Session::new(process, identity, Handle::current());
+    if let Some(channel) = channel {
+        session.net.connect(channel);
+    }
     Ok(Opened { session, live, redial: Some(redial) })
 }
 
@@ -187,7 +193,12 @@ async fn embedded(inner: &Arc<InProcess>, arbiter: ArbiterRef, how: &Attach) -> 
     let process = Process::attach(inner.mapping().clone(), seat, welcome.liveness)?;
     set_limits(&process, how);
     let me = Peer { instance: welcome.instance, version, pid };
-    let identity = Identity { region: inner.mapping().name().to_owned(), me, link: Link::Local };
+    let identity = Identity {
+        region: inner.mapping().name().to_owned(),
+        me,
+        link: Link::Local,
+        sockets: Some(inner.sockets.clone()),
+    };
     let session = Session::new(process, identity, Handle::current());
     inner.register(&session);
     Ok(Opened { session, live: Live::embedded(incoming, arbiter, welcome.incarnation), redial: None })

@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cell::OpenCell;
 use crate::exposition::{self, Exposition};
+use crate::net::OpenListener;
 use crate::object::{Counter, FloatCounter, Gauge, Histogram, Open, UpDownGauge};
 use crate::role::{Link, Role, RoleWatch};
 use crate::series::{Reader, Store};
@@ -109,6 +110,30 @@ impl Region {
             }
         };
         Ok(Store::new(reader.clone(), self.session.clone()))
+    }
+
+    /// The socket kept under `name`, or a new one at `address` that is then kept: `127.0.0.1:80`, `[::1]:80`,
+    /// `/run/shop.sock`, `@abstract`. Port 0 is whatever port is kept, or any.
+    ///
+    /// ```
+    /// # use heirloom_client::{embedded::Embedded, wait, Hooks};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let arbiter = Embedded::new("shop")?;
+    /// let shop = arbiter.attach("v1").wait()?;
+    /// let http = wait(shop.region().listener("http", "127.0.0.1:0").open())?;
+    /// let mut serving = wait(shop.ready(Hooks::new()))?;
+    /// # let client = std::net::TcpStream::connect(http.local_addr()?.expect("TCP"))?;
+    /// while let Some(term) = wait(serving.next_term()) {
+    ///     while let Some(conn) = wait(http.accept(&term))? {
+    ///         println!("from {:?}", conn.from());
+    /// #       return Ok(());
+    ///     }
+    /// }
+    /// # drop(client);
+    /// # Ok(()) }
+    /// ```
+    pub fn listener(&self, name: &str, address: impl fmt::Display) -> OpenListener<'_> {
+        OpenListener::new(&self.session, name, address.to_string())
     }
 
     /// Reads several owned objects as they were at one moment: notes each one's stamp, runs `read`, checks the stamps.

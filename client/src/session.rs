@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::facts::{Facts, FactsCache, Hint};
 use crate::hooks::Hooks;
+use crate::net::{Net, Shared};
 use crate::registry::Registry;
 use crate::role::{Link, Role, RoleChange};
 use crate::series::Reader;
@@ -60,6 +61,7 @@ pub(crate) struct Session {
     pub(crate) registry: Registry,
     /// All handles to the series share one index.
     pub(crate) series: OnceLock<Reader>,
+    pub(crate) net: Arc<Net>,
 }
 
 pub(crate) struct State {
@@ -89,6 +91,8 @@ pub(crate) struct Identity {
     pub(crate) region: String,
     pub(crate) me: Peer,
     pub(crate) link: Link,
+    /// Sockets kept in this process alone, where there is no sidecar.
+    pub(crate) sockets: Option<Shared>,
 }
 
 impl Session {
@@ -103,6 +107,7 @@ impl Session {
             region: who.region,
             me: who.me,
             local: who.link == Link::Local,
+            net: Net::new(control.clone(), who.sockets),
             control,
             owned: AtomicU64::new(0),
             over: AtomicU64::new(0),
@@ -277,6 +282,7 @@ impl Session {
         self.publish(&state, 0, self.generation());
         drop(state);
         drop(hooks); // may hold a region, whose last clone this may be
+        self.net.disconnect();
         self.outcome.send_replace(Some(left));
         self.terms.notify_one();
         self.tell_ready();

@@ -42,6 +42,7 @@ fn every_error() -> Vec<Error> {
     let misuse = [
         Misuse::Name { what: "", found: s(), rule: "" },
         Misuse::Argument { what: "", found: s() },
+        Misuse::Socket { name: s(), what: "", expected: s(), found: s() },
         Misuse::ForeignTerm { expected: s(), found: s() },
         Misuse::Encode { name: s(), why: s() },
         Misuse::Forked,

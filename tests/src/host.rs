@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use heirloom_examples::process::{Running, free_address};
 use heirloom_examples::scrape::{self, Samples};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -89,6 +91,25 @@ impl Host {
         // Each execs the next, so the sidecar has the pid that this started.
         command.args(["sh", "-c", "mount -t tmpfs -o mode=700,size=$1 none \"$2\" && shift 2 && exec \"$@\"", "sh"]);
         command.arg(bytes.to_string()).arg(regions).arg(helper("heirloom").get_program()).arg("heirloom");
+        self.start_by(command);
+    }
+
+    /// Starts the sidecar with sockets as systemd gives them, by name.
+    ///
+    /// # Panics
+    /// As [`Host::start_sidecar`]. From here on every process that this one starts inherits them.
+    #[track_caller]
+    pub fn start_sidecar_with(&mut self, sockets: &[(&str, &std::net::TcpListener)]) {
+        let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
+        let mut script =
+            format!("LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={} exec \"$@\"", sockets.len(), names.join(":"));
+        for (n, (_, socket)) in sockets.iter().enumerate() {
+            fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("let it be inherited");
+            // First above those that systemd begins with, so that none is overwritten before it was doubled.
+            script = format!("exec {}<&{} && {script} {}<&{}", 20 + n, socket.as_raw_fd(), 3 + n, 20 + n);
+        }
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "bash"]).arg(helper("heirloom").get_program()).arg("heirloom");
         self.start_by(command);
     }
 

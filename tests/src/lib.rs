@@ -9,6 +9,7 @@
 //! - [`prometheus::Prometheus`]: a real Prometheus. [`oracle::Oracle`]: two of them around a metric-store, so that what it answers
 //!   can be compared; [`recorder`] notes what it acknowledged.
 //! - [`grpc::Control`]: the control API without the command line.
+//! - [`storm::Storm`]: new connections by the clock, counted by what became of them.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
 //!
 //! Nothing here waits without a deadline, and every process is ended by its own id.
@@ -25,6 +26,7 @@ pub mod random;
 pub mod recorder;
 pub mod remote;
 pub mod shop;
+pub mod storm;
 pub mod sys;
 pub mod wait;
 pub mod worker;

@@ -109,6 +109,7 @@ impl Error {
             Error::Denied(_) => "CALLER_DENIED",
             Error::Misuse(Misuse::Name { .. }) => "INVALID_NAME",
             Error::Misuse(Misuse::Argument { .. }) => "INVALID_FIELD",
+            Error::Misuse(Misuse::Socket { .. }) => "SOCKET_MISMATCH",
             Error::Misuse(_) => "MISUSE",
             Error::Io { .. } => "IO",
         }

@@ -1,6 +1,6 @@
 //! The memory-mapped region: its layout, the writer gate, the digest, the objects, and the pure handover machine.
 //!
-//! This crate knows no network and no runtime. It is the one home of the format and of all unsafe code.
+//! This crate knows no protocol and no runtime. It is the one home of the format and of all unsafe code.
 #![warn(missing_docs)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
@@ -25,4 +25,5 @@ pub mod os;
 pub mod process;
 pub mod recover;
 pub mod series;
+pub mod sockets;
 pub mod sync;

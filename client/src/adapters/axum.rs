@@ -55,10 +55,12 @@ use heirloom_region::error::{Error, Fenced};
 use crate::region::Region;
 use crate::term::Term;
 
+mod door;
 mod patience;
 mod serve;
 mod strays;
 
+pub use door::Door;
 pub use serve::{Serve, serve};
 
 /// Mark in a response's extensions: nothing was done for the request, and the owner may do it.

@@ -14,6 +14,7 @@ use crate::serving::Left;
 impl Driver {
     pub(super) fn lose(&mut self) {
         self.live = None;
+        self.session.net.disconnect();
         self.said = Said { leave: self.said.leave, ..Said::default() };
         self.lost = Some(Instant::now());
         self.session.set_link(Link::Lost(Instant::now()));
@@ -38,7 +39,7 @@ impl Driver {
     pub(super) fn redialled(&mut self, dialled: Result<Dialled, DialError>) {
         let looked = std::mem::take(&mut self.looking);
         match dialled {
-            Ok(Dialled { welcome, live }) => {
+            Ok(Dialled { welcome, live, sockets }) => {
                 let uuid = self.redial.as_ref().map(|redial| redial.uuid);
                 if uuid.is_some_and(|uuid| welcome.region_uid[..] != uuid[..]) {
                     return self.orphaned(&welcome.region_uid);
@@ -51,6 +52,9 @@ impl Driver {
                     (self.live, self.lost) = (Some(live), None);
                     self.said.leave = None;
                     self.session.set_link(Link::Connected);
+                    if let Some(sockets) = sockets {
+                        self.session.net.connect(sockets);
+                    }
                     return;
                 }
                 self.unknown();

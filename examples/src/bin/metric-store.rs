@@ -30,7 +30,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let place = Place { socket: args.socket, listen: args.listen };
+    let place = Place { socket: args.socket, listen: args.listen, kept: None };
     let ended = match args.version.as_str() {
         "1.0.0" => v1::run(place).await,
         _ => v2::run(place).await,

@@ -4,8 +4,12 @@
 //! Version 1 ([`v1`]) answers in plain text. Version 2 ([`v2`]) answers in JSON and remembers who came last, which is a new
 //! schema of the cell; it reads version 1's and writes it beside its own, so that it can be rolled back.
 //!
-//! Both versions listen all the time and each request that changes something takes a [`Term`](heirloom_client::Term). The
-//! one that does not own answers 503 with Retry-After, which a gateway takes as "ask the other one".
+//! Customers come to one address, [`Place::kept`]: its socket is kept by Heirloom, and the version that owns accepts from it.
+//! So nothing is lost without a gateway: who comes during a switch waits in the kernel's queue for the next owner, and a
+//! request that reaches the version that has just ceased to own, on a connection from before, is passed on.
+//!
+//! Beside it each version listens at an address of its own, for those who ask about this very instance, and for a gateway in
+//! front of both: there the one that does not own answers 503 with Retry-After, which means "ask the other one".
 
 mod history;
 pub mod v1;
@@ -33,13 +37,18 @@ pub use history::History;
 /// to learn who owns, so that it asks the right one next.
 const HOLD_STRAYS: Duration = Duration::from_millis(20);
 
+/// How long a customer's connection that rests may do so after the switch; then it is closed between two requests.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Where one instance of the shop stands.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The sidecar's socket.
     pub socket: PathBuf,
-    /// Where this instance answers HTTP.
+    /// Where this instance alone answers HTTP.
     pub listen: SocketAddr,
+    /// Where whichever instance owns answers.
+    pub kept: Option<SocketAddr>,
 }
 
 /// What both versions measure. Two instances that run at once add to the same series.
@@ -129,6 +138,11 @@ where
         .layer(middleware::from_fn_with_state(app.clone(), measure))
         .with_state(app);
     let listener = TcpListener::bind(place.listen).await?;
+    let kept = match place.kept {
+        Some(address) => Some(shop.region().listener("http", address).open().await?),
+        None => None,
+    };
+    let customers = routes.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let serving = shop.ready(hooks).await?;
     serving.leave_when(async move {
@@ -142,11 +156,20 @@ where
             })
             .await
     });
-    // One term after the other, for as long as this instance lives: requests ask for the term themselves.
+    // One term after the other, for as long as this instance lives. What comes to the kept address is accepted in them;
+    // requests ask for the term themselves.
     serving
-        .run(|term| async move {
-            term.ended().await;
-            Ok::<(), Error>(())
+        .run(|term| {
+            let (kept, routes) = (kept.clone(), customers.clone());
+            async move {
+                match kept {
+                    Some(kept) => heirloom_client::axum::serve(term, &kept, routes).linger(LINGER).await,
+                    None => {
+                        term.ended().await;
+                        Ok(())
+                    }
+                }
+            }
         })
         .await?;
     drop(left);

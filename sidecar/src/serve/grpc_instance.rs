@@ -22,6 +22,7 @@ use super::grpc_control::{stopped, stopping_failure};
 use super::host::Host;
 use super::hosts::{Hosts, Place, Wish, bad_name};
 use super::peer::{Caller, Peer};
+use super::sockets::Channel;
 use super::switch::EventStream;
 use super::{convert, too_large};
 
@@ -59,6 +60,8 @@ struct Link {
     number: u64,
     /// Goes with the stream, redeemed or not.
     _ticket: Option<Ticket>,
+    /// As long as the stream: one that comes back gets another.
+    _sockets: Option<Channel>,
 }
 
 impl Drop for Link {
@@ -153,8 +156,8 @@ impl Instances {
             read_only,
             "attached"
         );
-        let mut link =
-            Link { host, instance: given.instance.clone(), incarnation: given.incarnation, number, _ticket: None };
+        let (instance, incarnation) = (given.instance.clone(), given.incarnation);
+        let mut link = Link { host, instance, incarnation, number, _ticket: None, _sockets: None };
         let uuid = link.host.mapping.uuid();
         let mut welcome = Welcome {
             instance: names::instance(&region, &given.instance),
@@ -166,12 +169,19 @@ impl Instances {
             notes_ready: true,
             ..Welcome::default()
         };
+        let io = |e: std::io::Error| Failure::new(ErrorReason::Io, format!("descriptors: {e}")).region(&*region);
+        let mut descriptors = Vec::new();
         if !resumes {
             let fd = link.host.mapping.fd().ok_or_else(|| link.host.gone())?;
-            let io =
-                |e: std::io::Error| Failure::new(ErrorReason::Io, format!("region descriptor: {e}")).region(&*region);
-            let mut descriptors = vec![reopen(fd, read_only).map_err(io)?];
+            descriptors.push(reopen(fd, read_only).map_err(io)?);
             descriptors.extend(given.liveness);
+        }
+        if !read_only {
+            let (channel, theirs) = Channel::open(Arc::clone(&link.host.sockets), link.incarnation).map_err(io)?;
+            link._sockets = Some(channel);
+            descriptors.push(theirs);
+        }
+        if !descriptors.is_empty() {
             let ticket = self.tickets.issue(Parcel { peer, uuid, descriptors }).map_err(io)?;
             welcome.descriptor_socket = self.descriptor_socket.clone();
             welcome.descriptor_ticket = ticket.secret().to_vec();

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::convert;
 use super::journal::Journal;
 use super::own_metrics::HandoverMetrics;
+use super::sockets::{Given, Sockets};
 use crate::config::{RegionPolicy, Vacancy};
 use crate::output;
 
@@ -29,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) arbiter: Arbiter,
+    pub(crate) sockets: Arc<Sockets>,
     metrics: Arc<Mutex<HandoverMetrics>>,
     catalog: Mutex<Catalog>,
     links: Mutex<Links>,
@@ -72,8 +74,10 @@ impl Host {
             News { journal, metrics: Arc::clone(&metrics), decided, last: newest.into_iter().next(), logged: 0 };
         news.logged = news.last.as_ref().filter(|r| r.is_decided()).map_or(0, |r| r.number);
         arbiter.watch(None, Box::new(move |event| news.hear(event)), Box::new(|_| ()));
+        let sockets = Sockets::new(&name, Given::here());
         Ok(Arc::new(Host {
             name,
+            sockets,
             mapping,
             arbiter,
             metrics,

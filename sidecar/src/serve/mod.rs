@@ -33,6 +33,7 @@ mod peer;
 mod region_metrics;
 mod run;
 mod socket;
+mod sockets;
 mod switch;
 pub(crate) mod tls;
 mod too_large;

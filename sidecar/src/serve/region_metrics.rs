@@ -56,6 +56,8 @@ fn about(host: &Host, each: &mut dyn FnMut(Family)) {
         let sample = Sample { created_unix_ms, ..Sample::integer(value) };
         each(Family { region: host.name.clone(), samples: vec![sample], ..Family::new(name, help, kind) });
     };
+    let sockets = host.sockets.count() as u64;
+    add("heirloom_kept_sockets", "Sockets that outlive the processes that bound them.", Kind::Gauge, sockets);
     let limits = mapping.limits();
     add(
         "heirloom_lanes_used",

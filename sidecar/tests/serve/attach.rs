@@ -69,7 +69,9 @@ async fn regions_live_side_by_side_and_survive_the_daemon() {
     let daemon = daemon.again().await;
     let back = Hello { resume_instance: name.clone(), resume_token: token.clone(), ..hello("shop", "1.0.0") };
     let resumed = daemon.attach(back).await.expect("it comes back");
-    assert!(resumed.welcome.resumed && resumed.welcome.descriptor_ticket.is_empty());
+    let channel = resumed.descriptors();
+    assert!(resumed.welcome.resumed && channel.len() == 1, "it has all but a socket channel");
+    assert!(heirloom_region::sockets::is_socket(&channel[0]));
     assert_eq!((&resumed.welcome.instance, &resumed.welcome.region_uid), (&name, &uid));
     let region = until(&daemon, "shop", |r| r.instances.iter().any(|i| i.connected)).await;
     assert_eq!((region.owner.as_str(), region.generation), (name.as_str(), generation));

@@ -26,7 +26,7 @@ fn example(service: &str, args: &[String]) -> ExitCode {
     end_with_parent();
     let [version, socket, listen] = args else { return ExitCode::from(2) };
     let Ok(listen) = listen.parse() else { return ExitCode::from(2) };
-    let place = Place { socket: socket.into(), listen };
+    let place = Place { socket: socket.into(), listen, kept: None };
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
     let ended = runtime.block_on(async {
         match (service, version.as_str()) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::busy::{Busy, Ledger};
+use super::sockets::{self, Sockets};
 use super::{Outcome, Trouble};
 use crate::sys::{ask_in_forked_child, fork_idle_child};
 
@@ -19,6 +20,7 @@ pub(super) struct Worker {
     serving: Option<Serving>,
     busy: Busy,
     kept: Option<Term>,
+    sockets: Sockets,
 }
 
 /// The thread that serves terms, and how it is told to leave.
@@ -61,6 +63,7 @@ impl Worker {
             hooks: [None, None],
             serving: None,
             kept: None,
+            sockets: Sockets::default(),
         }
     }
 
@@ -109,6 +112,13 @@ impl Worker {
             ["read", name] => Ok(json!(self.busy.ledger(name)?.load()?)),
             ["count", name, threads] => Ok(json!(self.busy.count(name, number(threads)?)?)),
             ["churn", name] => Ok(json!(self.busy.churn(name)?)),
+            ["listen", name, address, n] => {
+                let n = usize::try_from(number(n)?).map_err(|e| Trouble::usage(e.to_string()))?;
+                self.sockets.listen(&self.region, name, address, n)
+            }
+            ["datagrams", name, address] => self.sockets.datagrams(&self.region, name, address),
+            ["answer", name] => self.sockets.answer(&self.region, name),
+            ["room", more] => sockets::room(number(more)?),
             ["stop"] => Ok(self.busy.stop()),
             ["fork"] => Ok(json!(fork_idle_child().map_err(|e| Trouble::usage(e.to_string()))?)),
             ["fork-write", name] => self.fork_write(name),

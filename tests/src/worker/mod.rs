@@ -14,6 +14,10 @@
 //! | `write NAME` | one update of a ledger, as the owner; `read NAME` gives it |
 //! | `keep` | keeps the term that is open now; `write-kept NAME` updates a ledger with it |
 //! | `count NAME THREADS`, `churn NAME` | starts threads that count; one that updates a ledger whenever this owns |
+//! | `listen NAME ADDRESS N` | opens a kept group of N sockets; gives address and count |
+//! | `datagrams NAME ADDRESS` | opens a kept UDP socket |
+//! | `answer NAME` | answers connections with the version, whenever this owns |
+//! | `room N` | allows itself N more descriptors than it has |
 //! | `stop` | ends them; gives what each has recorded for itself |
 //! | `fork` | a child that lives on |
 //! | `fork-write NAME` | sets a gauge, as the owner; gives what its forked child heard that did so too |
@@ -24,6 +28,7 @@
 
 mod busy;
 mod commands;
+mod sockets;
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;

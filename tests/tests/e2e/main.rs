@@ -17,4 +17,5 @@ mod series_kills;
 mod series_protocol;
 mod series_upgrades;
 mod sidecar_lost;
+mod sockets;
 mod switch;

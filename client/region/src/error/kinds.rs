@@ -257,6 +257,18 @@ pub enum Misuse {
         /// Its value.
         found: String,
     },
+    /// A socket that is not the one kept under this name.
+    #[error("socket {name}: {what} is {expected}, asked for was {found}")]
+    Socket {
+        /// Its name.
+        name: String,
+        /// Address, type, number.
+        what: &'static str,
+        /// Of what is kept.
+        expected: String,
+        /// Of what was asked for, or given.
+        found: String,
+    },
     /// A term of another region.
     #[error("a term of region {found}, used on {expected}")]
     ForeignTerm {

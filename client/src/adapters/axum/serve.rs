@@ -16,12 +16,13 @@ use heirloom_region::error::{Error, Peer};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::door::{Accepted, Door};
 use super::patience;
 use super::strays::{Resolve, Strays};
+use crate::net::Stream;
 use crate::region::Region;
 use crate::term::Term;
 
@@ -31,29 +32,28 @@ const LINGER: Duration = Duration::from_secs(5);
 const STRAY_BODY_BYTES_MAX: usize = 1 << 20;
 /// After lingering, so many times as long for a client that has sent half a request, head or body, to send the rest.
 const HEAD_LINGERS: u32 = 3;
-/// Pause after a failed accept: the process is out of descriptors, say.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// Serves `routes` during one term, and after it until its connections are done:
 ///
-/// 1. accepts while the term lasts; between terms the listener stays open and nobody accepts from it;
+/// 1. accepts while the term lasts, from a kept [`Listener`](crate::Listener) or one of this instance's own
+///    (`Arc<TcpListener>`); between terms it stays open, and of a kept one the next owner accepts;
 /// 2. then answers with `Connection: close` and lingers, instead of closing idle connections under a request that is on
 ///    its way, as `with_graceful_shutdown(term.ended())` does;
 /// 3. a request that was too late for this term, and wrote nothing, is done again: here, if this instance owns again; at the
 ///    owner, if [`Serve::owner_at`] knows where; else it is answered with 503 and `Retry-After: 1`.
 ///
 /// HTTP/1.1. `Send + 'static`; for [`Serving::run`](crate::Serving::run).
-pub fn serve(term: Term, listener: &Arc<TcpListener>, routes: Router) -> Serve {
-    let listener = listener.clone();
-    let strays = Strays { resolve: None, body_bytes_max: STRAY_BODY_BYTES_MAX };
-    Serve { term, listener, routes, linger: LINGER, accept_late: false, strays }
+pub fn serve(term: Term, listener: impl Into<Door>, routes: Router) -> Serve {
+    let door = listener.into();
+    let strays = Strays { resolve: door.resolve(), body_bytes_max: STRAY_BODY_BYTES_MAX };
+    Serve { term, door, routes, linger: LINGER, accept_late: false, strays }
 }
 
 /// See [`serve`].
 #[must_use = "await it"]
 pub struct Serve {
     term: Term,
-    listener: Arc<TcpListener>,
+    door: Door,
     routes: Router,
     linger: Duration,
     accept_late: bool,
@@ -61,8 +61,9 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// How long an idle connection may go on after the term. Default 5 s. A request whose head or body is not complete has three
-    /// times as long more; then a stalled body is answered with 408 and `Retry-After: 1`.
+    /// How long an idle connection may go on after the term. Default 5 s. A request that comes on it is answered with
+    /// `Connection: close`; one that has none is closed when this is over, between two requests. A request whose head or body
+    /// is not complete has three times as long more; then a stalled body is answered with 408 and `Retry-After: 1`.
     pub fn linger(mut self, limit: Duration) -> Self {
         self.linger = limit;
         self
@@ -72,7 +73,8 @@ impl Serve {
         self.strays.body_bytes_max = bytes;
         self
     }
-    /// Where an owner serves, so that strays are passed on to it.
+    /// Where an owner serves, so that strays are passed on to it. Default: for a kept [`Listener`](crate::Listener) on TCP its
+    /// own address, from which the owner alone accepts; else nowhere.
     pub fn owner_at(mut self, resolve: impl Fn(&Peer) -> Option<SocketAddr> + Send + Sync + 'static) -> Self {
         let resolve: Resolve = Arc::new(resolve);
         self.strays.resolve = Some(resolve);
@@ -106,7 +108,7 @@ impl Serve {
                 biased;
                 () = &mut ended => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                (stream, from) = accept(&self.listener) => { connections.spawn(shared.clone().connection(stream, from)); }
+                accepted = self.door.accept(&self.term) => { connections.spawn(shared.clone().connection(accepted)); }
             }
         }
         let mut lingered = pin!(tokio::time::sleep(self.linger));
@@ -115,8 +117,8 @@ impl Serve {
                 biased;
                 () = &mut lingered => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                (stream, from) = accept(&self.listener), if self.accept_late => {
-                    connections.spawn(shared.clone().connection(stream, from));
+                accepted = self.door.accept_late(), if self.accept_late => {
+                    connections.spawn(shared.clone().connection(accepted));
                 }
             }
         }
@@ -139,23 +141,10 @@ impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("term", &self.term)
-            .field("listener", &self.listener)
+            .field("listener", &self.door)
             .field("linger", &self.linger)
             .field("accept_while_lingering", &self.accept_late)
             .finish_non_exhaustive()
-    }
-}
-
-/// Cancel-safe: a connection that was not given out stays in the backlog.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) => {
-                tracing::debug!(%error, "accept");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
     }
 }
 
@@ -171,8 +160,11 @@ struct Shared {
 }
 
 impl Shared {
-    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr) {
-        let _ = stream.set_nodelay(true);
+    async fn connection(self: Arc<Self>, accepted: Accepted) {
+        let Accepted { stream, from, _counted } = accepted;
+        if let Stream::Tcp(stream) = &stream {
+            let _ = stream.set_nodelay(true);
+        }
         let mut closing = self.closing.clone();
         let (shared, requests) = (self.clone(), Arc::new(()));
         let here = Arc::downgrade(&requests);

@@ -83,6 +83,9 @@ impl Strays {
                 refused = response;
             } else if let Some(resolve) = &self.resolve {
                 let owner = roles.current().owner.filter(|owner| owner != region.me());
+                if owner.is_none() && region.session.state().leaving.is_some() {
+                    return refused; // the next owner may need this process' end: its client had better wait there
+                }
                 if let Some(address) = owner.as_ref().and_then(|owner| resolve(owner)) {
                     match pass_on(address, &parts, body.clone()).await {
                         Ok(response) => return response,

@@ -15,6 +15,7 @@ mod heirloom;
 mod report;
 mod story;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ usage: upgrade [--phase-seconds N] [--customers N] [--direct]
 
   --phase-seconds N  load between two steps, default 4
   --customers N      customers that ask at once, default 16
-  --direct           speak to the versions directly, even if HAProxy is installed
+  --direct           without a gateway, even if HAProxy is installed: customers come to the one address that Heirloom keeps
 ";
 
 /// What the demo was asked to do.
@@ -80,21 +81,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// One instance of the shop: `shop VERSION SOCKET ADDRESS`.
+/// One instance of the shop: `shop VERSION SOCKET ADDRESS [KEPT]`.
 fn shop(args: &[String]) -> ExitCode {
     end_with_parent();
-    let [version, socket, listen] = args else {
-        eprintln!("usage: upgrade shop 1.0.0|2.0.0 SOCKET ADDRESS");
+    let [version, socket, addresses @ ..] = args else {
+        eprintln!("usage: upgrade shop 1.0.0|2.0.0 SOCKET ADDRESS [KEPT]");
         return ExitCode::from(2);
     };
-    let listen = match listen.parse() {
-        Ok(listen) => listen,
-        Err(e) => {
-            eprintln!("upgrade shop: {listen}: {e}");
+    let addresses: Result<Vec<SocketAddr>, _> = addresses.iter().map(|text| text.parse()).collect();
+    let (listen, kept) = match addresses.as_deref() {
+        Ok([listen]) => (*listen, None),
+        Ok([listen, kept]) => (*listen, Some(*kept)),
+        _ => {
+            eprintln!("upgrade shop: expected one or two addresses, found {:?}", &args[2..]);
             return ExitCode::from(2);
         }
     };
-    let place = Place { socket: socket.into(), listen };
+    let place = Place { socket: socket.into(), listen, kept };
     match version.as_str() {
         "1.0.0" => run(async { v1::run(place).await.map(|()| true) }),
         "2.0.0" => run(async { v2::run(place).await.map(|()| true) }),

@@ -25,6 +25,8 @@ const V2: &str = "2.0.0";
 struct Stage {
     gateway: Option<Gateway>,
     addresses: BTreeMap<&'static str, SocketAddr>,
+    /// Where customers come without a gateway.
+    kept: Option<SocketAddr>,
     sidecar: Sidecar,
     dir: tempfile::TempDir,
     phase: Duration,
@@ -44,12 +46,13 @@ pub(crate) async fn tell(options: Options) -> Result<bool> {
     } else {
         Some(Gateway::start(dir.path(), free_address()?, &servers)?)
     };
-    introduce(gateway.as_ref(), &addresses, options.direct);
-    let stage = Stage { gateway, addresses, sidecar, dir, phase: options.phase };
+    let kept = if gateway.is_some() { None } else { Some(free_address()?) };
+    introduce(gateway.as_ref(), &addresses, kept);
+    let stage = Stage { gateway, addresses, kept, sidecar, dir, phase: options.phase };
 
     let v1 = stage.open(V1)?;
     stage.await_owner(V1).await?;
-    let targets = stage.gateway.as_ref().map_or(servers, |g| vec![g.address()]);
+    let targets: Vec<SocketAddr> = stage.gateway.as_ref().map(Gateway::address).or(kept).into_iter().collect();
     // The gateway's health check has to see the first owner before anybody asks.
     await_any_owner(&targets).await?;
     let load = Load::start(Plan { targets, customers: options.customers, think: Duration::from_millis(2) });
@@ -70,7 +73,7 @@ pub(crate) async fn tell(options: Options) -> Result<bool> {
     Ok(report.all_well())
 }
 
-fn introduce(gateway: Option<&Gateway>, addresses: &BTreeMap<&'static str, SocketAddr>, direct: bool) {
+fn introduce(gateway: Option<&Gateway>, addresses: &BTreeMap<&'static str, SocketAddr>, kept: Option<SocketAddr>) {
     let versions: Vec<String> = addresses.iter().map(|(version, address)| format!("{version} at {address}")).collect();
     println!("Shop in two versions: {}.", versions.join(", "));
     match gateway {
@@ -78,9 +81,9 @@ fn introduce(gateway: Option<&Gateway>, addresses: &BTreeMap<&'static str, Socke
             let version = Gateway::version().unwrap_or_else(|| "HAProxy".into());
             println!("Through {} at {}, both as servers of one backend.", version, gateway.address());
         }
-        None if direct => println!("Speaking to the versions directly, as asked."),
         None => {
-            println!("HAProxy is not on PATH: speaking to the versions directly; customers ask the other one on 503.")
+            let kept = kept.map_or_else(String::new, |kept| kept.to_string());
+            println!("Without a gateway: customers come to {kept}, whose socket Heirloom keeps for the owner.");
         }
     }
 }
@@ -142,6 +145,7 @@ impl Stage {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("shop.log"))?;
         let mut command = myself("shop")?;
         command.arg(version).arg(self.sidecar.socket()).arg(self.addresses[version].to_string());
+        command.args(self.kept.map(|kept| kept.to_string()));
         command.stdout(log.try_clone()?).stderr(log);
         Ok(Running::start(&format!("shop {version}"), &mut command)?)
     }
