@@ -103,6 +103,7 @@ impl Process {
         self.seat.incarnation
     }
     /// Unique among all `Process` values of this process and of those that forked it: a key for thread-local caches.
+    #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -140,6 +140,9 @@ impl GateState {
         let words = unsafe { self.gate.as_ref() };
         &words[1]
     }
+    pub(super) fn word_and_epoch(&self) -> *const [AtomicU64; 2] {
+        self.gate.as_ptr()
+    }
     pub(super) fn load(&self) -> GateWord {
         GateWord::from_raw(self.word().load(Ordering::Acquire))
     }

@@ -6,18 +6,28 @@
 //!
 //! A thread is in a section exactly while one of its slots is busy, so nothing more has to be kept on the way in and out.
 //!
-//! **Invariant:** `FAST.slot` is dereferenced only after `FAST.process` was compared with the id of a living process, and
-//! ids are never reused: a slot of an unmapped region is never touched.
+//! **Invariant:** `FAST.slot` is dereferenced only after `FAST.process` or `FAST.direct` was compared with the id of a living
+//! process, and `FAST.gate` after `FAST.direct` was; ids are never reused: nothing of an unmapped region is ever touched.
 
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::{Arc, Weak};
 
 use super::state::GateState;
+use super::word::GateWord;
 use crate::sync::{AtomicU64, Ordering};
 
-/// The thread's last used slot.
+/// The thread's last used slot, and with it all that the short way in needs: each load less is a fifth of a nanosecond.
 pub(super) struct Fast {
+    /// As `process`, once `gate`, `learnt` and `announced` are that process' too and its slots rely on the freezer's barrier;
+    /// else 0.
+    pub(super) direct: Cell<u64>,
+    /// The gate word and the page epoch.
+    pub(super) gate: Cell<*const [AtomicU64; 2]>,
+    /// An OPEN word that was proved to be the process' own. No word comes back, so equal to the gate it is a proof still.
+    pub(super) learnt: Cell<u64>,
+    /// What the slot said last: `learnt`'s generation, and `epoch`.
+    pub(super) announced: Cell<u64>,
     /// Whose slot it is; 0 for nobody's.
     pub(super) process: Cell<u64>,
     pub(super) slot: Cell<*const AtomicU64>,
@@ -41,6 +51,20 @@ impl Fast {
             self.marked_epoch.set(epoch);
         }
     }
+
+    /// Opens the short way, after the slot that `process` names has announced `announced` and found the gate at `learnt`.
+    pub(super) fn shorten(&self, state: &GateState, learnt: GateWord, announced: u64) {
+        self.gate.set(state.word_and_epoch());
+        self.learnt.set(learnt.raw());
+        self.announced.set(announced);
+        self.direct.set(if state.asymmetric() { state.id() } else { 0 });
+    }
+
+    /// Closes the short way, of whatever region.
+    pub(super) fn close(&self) {
+        self.direct.set(0);
+        self.process.set(0);
+    }
 }
 
 struct Slot {
@@ -56,6 +80,10 @@ struct Held(RefCell<Vec<Slot>>);
 thread_local! {
     static FAST: Fast = const {
         Fast {
+            direct: Cell::new(0),
+            gate: Cell::new(ptr::null()),
+            learnt: Cell::new(0),
+            announced: Cell::new(0),
             process: Cell::new(0),
             slot: Cell::new(ptr::null()),
             epoch: Cell::new(1),
@@ -80,7 +108,7 @@ pub(super) fn fast<'a>() -> &'a Fast {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        fast().process.set(0);
+        fast().close();
         fast().ended.set(true);
         for slot in self.0.get_mut().drain(..) {
             if let Some(state) = slot.state.upgrade() {
@@ -128,6 +156,7 @@ pub(super) fn take_slot(state: &Arc<GateState>) -> bool {
     if fast.process.get() != state.id() {
         // Another region's epoch and marks say nothing about this one's; 1 is never newer than the truth, page 0 is no
         // page of OWNED.
+        fast.direct.set(0);
         fast.epoch.set(1);
         fast.marked_page.set(0);
     }

@@ -24,7 +24,7 @@ const TRIES: u32 = 1000;
 #[must_use = "the write must happen while the section lives"]
 #[derive(Debug)]
 pub struct Section<'p> {
-    state: &'p GateState,
+    process: &'p Process,
     slot: &'p AtomicU64,
     epoch: u32,
     /// It goes through the slot that is locked and shared.
@@ -41,8 +41,8 @@ impl Section<'_> {
         // This thread has marked that page with that epoch before, and marks never fall.
         let marked = fast.marked_page.get() == page && fast.marked_epoch.get() == self.epoch;
         if !marked || (offset + len.saturating_sub(1)) / PAGE != page {
-            self.state.marker().mark(offset, len, self.epoch);
-            fast.remember_mark(self.state.id(), page, self.epoch);
+            self.process.gate_state().marker().mark(offset, len, self.epoch);
+            fast.remember_mark(self.process.id(), page, self.epoch);
         }
         fence(Ordering::Release);
     }
@@ -59,7 +59,7 @@ impl Section<'_> {
     #[cold]
     #[inline(never)]
     fn raise(&self, offset: u64) {
-        self.state.marker().mark(offset, 1, self.epoch);
+        self.process.gate_state().marker().mark(offset, 1, self.epoch);
     }
 
     /// The epoch that this section marks with.
@@ -76,7 +76,7 @@ impl Drop for Section<'_> {
         self.slot.store(0, Ordering::Release);
         if self.shared {
             thread::fast().in_shared.set(false);
-            self.state.unlock_shared();
+            self.process.gate_state().unlock_shared();
         }
     }
 }
@@ -113,27 +113,42 @@ impl Process {
     /// The open gate, the thread's own slot, the word learnt before: nothing else.
     #[inline(always)]
     fn enter_at_once(&self, generation: Generation) -> Option<Section<'_>> {
-        let (state, fast) = (&**self.gate_state(), thread::fast());
-        if fast.process.get() != state.id() {
+        let fast = thread::fast();
+        if fast.direct.get() != self.id() {
             return None;
         }
-        // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
-        let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
-        // A busy slot is a section of this very thread.
-        if slot.load(Ordering::Relaxed) != 0 {
+        // SAFETY: the ids are equal, so both lie in the mapping that this living process keeps.
+        let (slot, gate): (&AtomicU64, &[AtomicU64; 2]) = unsafe { (&*fast.slot.get(), &*fast.gate.get()) };
+        let announced = fast.announced.get();
+        // A busy slot is a section of this very thread. Of another generation than its own it announces nothing: see `announce`.
+        if slot.load(Ordering::Relaxed) != 0 || announced >> 32 != generation.get() {
             return None;
         }
-        let epoch = announce(state, slot, fast.epoch.get(), generation).ok()?;
-        if fast.epoch.get() != epoch {
+        slot.store(announced, Ordering::Relaxed);
+        // As in `announce`, for a slot that relies on the freezer's membarrier.
+        compiler_fence(Ordering::SeqCst);
+        let word = gate[0].load(Ordering::Acquire);
+        let epoch = gate[1].load(Ordering::Relaxed) as u32;
+        if word != fast.learnt.get() {
+            slot.store(0, Ordering::Release);
+            return None;
+        }
+        if announced as u32 != epoch {
             fast.epoch.set(epoch);
+            fast.announced.set(announcement(generation.get(), epoch));
         }
-        Some(Section { state, slot, epoch, shared: false, _thread: PhantomData })
+        Some(Section { process: self, slot, epoch, shared: false, _thread: PhantomData })
     }
 }
 
-/// One try with one slot: the epoch to mark with, or the gate word that forbids to go on (the slot is idle again).
-#[inline(always)]
-fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generation) -> Result<u32, GateWord> {
+/// One try with one slot: the open gate and the epoch to mark with, or the gate word that forbids to go on (the slot is idle
+/// again).
+fn announce(
+    state: &GateState,
+    slot: &AtomicU64,
+    epoch: u32,
+    generation: Generation,
+) -> Result<(GateWord, u32), GateWord> {
     let learnt = state.learnt.load(Ordering::Relaxed);
     if learnt >> 32 != generation.get() {
         // A term that this process does not hold is never announced: a freezer that reads another generation in a slot could
@@ -155,7 +170,7 @@ fn announce(state: &GateState, slot: &AtomicU64, epoch: u32, generation: Generat
     };
     // What was never learnt equals no gate, nor what a forked child sees of it.
     if word == learnt {
-        return Ok(epoch as u32);
+        return Ok((GateWord::from_raw(word), epoch as u32));
     }
     slot.store(0, Ordering::Release);
     Err(GateWord::from_raw(word))
@@ -168,9 +183,29 @@ fn write_slowly(p: &Process, generation: Generation, write: impl FnOnce(&Section
     Ok(())
 }
 
+/// The thread's own slot where it does not rely on the freezer's barrier, or the gate has moved on since.
+fn enter_again(process: &Process, generation: Generation) -> Option<Section<'_>> {
+    let (state, fast) = (process.gate_state(), thread::fast());
+    if fast.process.get() != state.id() {
+        return None;
+    }
+    // SAFETY: the ids are equal, so the slot lies in the mapping that `state` keeps alive.
+    let slot: &AtomicU64 = unsafe { &*fast.slot.get() };
+    if slot.load(Ordering::Relaxed) != 0 {
+        return None;
+    }
+    let (word, epoch) = announce(state, slot, fast.epoch.get(), generation).ok()?;
+    fast.epoch.set(epoch);
+    fast.shorten(state, word, announcement(generation.get(), epoch));
+    Some(Section { process, slot, epoch, shared: false, _thread: PhantomData })
+}
+
 #[cold]
 #[inline(never)]
 fn enter_slowly(process: &Process, generation: Generation) -> Result<Section<'_>, WriteError> {
+    if let Some(section) = enter_again(process, generation) {
+        return Ok(section);
+    }
     let state = process.gate_state();
     if thread::in_section() {
         let found = "a section inside a section; one write ends before the next begins".into();
@@ -219,16 +254,17 @@ fn try_any_slot(process: &Process, generation: Generation) -> Result<Result<Sect
         state.lock_shared()?;
     }
     match announce(state, slot, epoch, generation) {
-        Ok(epoch) if shared => {
+        Ok((_, epoch)) if shared => {
             fast.in_shared.set(true);
-            // Closes the short way, of whatever region, and forgets what was marked through it.
-            fast.process.set(0);
+            // And forgets what was marked through it.
+            fast.close();
             fast.marked_page.set(0);
-            Ok(Ok(Section { state, slot, epoch, shared, _thread: PhantomData }))
+            Ok(Ok(Section { process, slot, epoch, shared, _thread: PhantomData }))
         }
-        Ok(epoch) => {
+        Ok((word, epoch)) => {
             fast.epoch.set(epoch);
-            Ok(Ok(Section { state, slot, epoch, shared, _thread: PhantomData }))
+            fast.shorten(state, word, announcement(generation.get(), epoch));
+            Ok(Ok(Section { process, slot, epoch, shared, _thread: PhantomData }))
         }
         Err(word) => {
             if shared {
