@@ -7,8 +7,9 @@
 //! word 0  when, in milliseconds of the wall clock     1  {crc:32, generation:32}
 //! ```
 //!
-//! The CRC is over generation and time. A note replaces an empty entry or that of the lowest generation, with the second word
-//! made invalid first and published last: a kill in between loses that one death. Only the keeper writes.
+//! The CRC is over generation and time. A note replaces an empty entry, one of a generation to come, or that of the lowest
+//! generation, with the second word made invalid first and published last: a kill in between loses that one death. Only the
+//! keeper writes.
 
 use crate::layout::{control, crc32};
 use crate::mapping::Mapping;
@@ -33,7 +34,9 @@ pub(crate) fn note(mapping: &Mapping, generation: u64, unix_ms: u64) {
     if read(mapping).iter().any(|(known, _)| *known == generation) {
         return;
     }
-    let Some([time, check]) = entries.iter().min_by_key(|entry| decode(entry)) else { return };
+    // One of a generation to come is nobody's.
+    let age = |entry: &&[AtomicU64; 2]| decode(entry).filter(|(known, _)| *known < generation);
+    let Some([time, check]) = entries.iter().min_by_key(age) else { return };
     check.store(0, Ordering::Relaxed);
     // Pairs with the Acquire load in `decode`: who sees the new time also sees the check gone.
     fence(Ordering::Release);
@@ -93,5 +96,17 @@ mod tests {
         assert_eq!(read(&mapping), [(3, 4)]);
         forget(&mapping);
         assert_eq!(read(&mapping), []);
+    }
+
+    #[test]
+    fn deaths_of_generations_to_come_keep_no_place() {
+        let mapping = Mapping::heap(&RegionSpec::new("r", 4 << 20)).unwrap();
+        for (n, [time, check]) in (1u64..).zip(entries(&mapping)) {
+            time.store(n, Ordering::Relaxed);
+            check.store(check_of(u64::from(u32::MAX) - n, n), Ordering::Relaxed);
+        }
+        assert_eq!(read(&mapping).len(), DEATHS_MAX);
+        (4..7).for_each(|generation| note(&mapping, generation, 10));
+        assert_eq!(read(&mapping)[..3], [(4, 10), (5, 10), (6, 10)]);
     }
 }

@@ -68,7 +68,9 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     if crashed {
         ground.note_death(sealed.generation, now_ms);
     }
-    let deaths = ground.deaths();
+    let mut deaths = ground.deaths();
+    // What the region holds is input: nobody died in a generation to come.
+    deaths.retain(|(generation, _)| *generation <= sealed.generation);
     // Also where the arbiter before this one counted it, freed its row, and came no further.
     let counted = deaths.last().is_some_and(|(generation, _)| *generation == sealed.generation);
     let deaths_ms: Vec<u64> = deaths.into_iter().map(|(_, ms)| ms).collect();
