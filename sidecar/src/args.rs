@@ -235,6 +235,9 @@ pub struct Serve {
     /// /metrics, /healthz, /readyz and the JSON twins
     #[arg(long, value_name = "ADDR")]
     pub http_listen: Option<String>,
+    /// Send the samples of all series to a Prometheus-compatible store, by remote write 1.0
+    #[arg(long, value_name = "URL")]
+    pub remote_write_url: Option<String>,
     /// Log lines for people or as JSON
     #[arg(long, env = "HEIRLOOM_LOG_FORMAT", value_enum, value_name = "text|json")]
     pub log_format: Option<LogLines>,

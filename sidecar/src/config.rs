@@ -5,6 +5,7 @@
 //! value means for this host (is the directory there, does the certificate parse) is said by [`Config::check`].
 
 mod check;
+mod remote_write;
 mod units;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use check::Verdict;
+pub use remote_write::RemoteWrite;
 pub use units::{ByteCount, SocketMode};
 
 /// Where the configuration is read from if neither flag nor environment says otherwise; it may be absent there.
@@ -31,6 +33,8 @@ pub struct Config {
     pub log: Log,
     /// Policy of every region.
     pub region: RegionPolicy,
+    /// Where the regions' samples are sent.
+    pub remote_write: RemoteWrite,
     /// Exceptions for single regions, by name.
     pub regions: BTreeMap<String, RegionOverride>,
 }
@@ -212,6 +216,8 @@ pub struct Overrides {
     pub http_listen: Option<String>,
     /// `--log-format`, `HEIRLOOM_LOG_FORMAT`
     pub log_format: Option<LogFormat>,
+    /// `--remote-write-url`
+    pub remote_write_url: Option<String>,
 }
 
 /// Why a configuration was not accepted.
@@ -271,13 +277,15 @@ impl Config {
 
     /// Lets `overrides` win over what was read.
     pub fn apply(&mut self, overrides: Overrides) {
-        let Overrides { socket, region_dir, grpc_listen, http_listen, log_format } = overrides;
+        let Overrides { socket, region_dir, grpc_listen, http_listen, log_format, remote_write_url } = overrides;
         let server = &mut self.server;
         server.socket = socket.unwrap_or_else(|| std::mem::take(&mut server.socket));
         server.region_dir = region_dir.unwrap_or_else(|| std::mem::take(&mut server.region_dir));
         server.grpc_listen = grpc_listen.unwrap_or_else(|| std::mem::take(&mut server.grpc_listen));
         server.http_listen = http_listen.unwrap_or_else(|| std::mem::take(&mut server.http_listen));
         self.log.format = log_format.unwrap_or(self.log.format);
+        let url = &mut self.remote_write.url;
+        *url = remote_write_url.unwrap_or_else(|| std::mem::take(url));
     }
 
     /// The policy of one region: `[region]`, with `[regions.NAME]` over it.

@@ -225,6 +225,8 @@ pub struct Verify {
     pub checked_bytes: u64,
     /// Of these.
     pub total_bytes: u64,
+    /// Time series among what was checked, from their labels to their oldest chunk.
+    pub series_checked: u64,
     /// All that were found.
     pub fault_count: u64,
     /// The first 100.

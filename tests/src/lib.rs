@@ -8,6 +8,7 @@
 //! - [`metric_store::Pair`]: the example metric-store, as two processes behind HAProxy; [`remote`] writes to it and reads it.
 //! - [`prometheus::Prometheus`]: a real Prometheus. [`oracle::Oracle`]: two of them around a metric-store, so that what it answers
 //!   can be compared; [`recorder`] notes what it acknowledged.
+//! - [`receiver::Receiver`]: a store that takes remote write and answers by a script.
 //! - [`grpc::Control`]: the control API without the command line.
 //! - [`storm::Storm`]: new connections by the clock, counted by what became of them.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
@@ -23,6 +24,7 @@ pub mod metric_store;
 pub mod oracle;
 pub mod prometheus;
 pub mod random;
+pub mod receiver;
 pub mod recorder;
 pub mod remote;
 pub mod shop;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use heirloom_examples::process::{Running, free_address, installed};
 use serde::Deserialize;
@@ -18,8 +19,10 @@ use crate::wait::until;
 #[derive(Debug)]
 pub struct Prometheus {
     address: SocketAddr,
-    _process: Running,
-    _dir: TempDir,
+    /// None while it is stopped.
+    process: Option<Running>,
+    arguments: Vec<String>,
+    dir: TempDir,
 }
 
 impl Prometheus {
@@ -50,19 +53,43 @@ impl Prometheus {
         let dir = crate::host::tmpfs_dir();
         let file = dir.path().join("prometheus.yml");
         fs::write(&file, config).expect("write prometheus.yml");
-        let log_file = dir.path().join("prometheus.log");
-        let log = fs::File::create(&log_file).expect("create the log");
-        let mut command = Command::new(program);
-        command.arg(format!("--config.file={}", file.display()));
-        command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
-        command.arg(format!("--web.listen-address={address}")).args(arguments);
+        let mut all = vec![
+            program.display().to_string(),
+            format!("--config.file={}", file.display()),
+            format!("--storage.tsdb.path={}", dir.path().join("data").display()),
+            format!("--web.listen-address={address}"),
+        ];
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut prometheus = Prometheus { address, process: None, arguments: all, dir };
+        prometheus.go_on();
+        prometheus
+    }
+
+    /// Starts it again, with what it has stored, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready in time.
+    pub fn go_on(&mut self) {
+        let log_file = self.dir.path().join("prometheus.log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(&log_file).expect("open the log");
+        let mut command = Command::new(&self.arguments[0]);
+        command.args(&self.arguments[1..]);
         command.stdout(log.try_clone().expect("clone the log")).stderr(log);
-        let process = Running::start("prometheus", &mut command).expect("start prometheus");
-        until("Prometheus' /-/ready to answer 200", || match http::get(address, "/-/ready", &[]) {
+        self.process = Some(Running::start("prometheus", &mut command).expect("start prometheus"));
+        until("Prometheus' /-/ready to answer 200", || match http::get(self.address, "/-/ready", &[]) {
             Ok(answer) if answer.status == 200 => Ok(()),
             other => Err(format!("{other:?}; it logged {}", fs::read_to_string(&log_file).unwrap_or_default())),
         });
-        Prometheus { address, _process: process, _dir: dir }
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn stop(&mut self) {
+        let process = self.process.as_mut().expect("Prometheus runs");
+        process.terminate(Duration::from_secs(20)).expect("end Prometheus");
+        self.process = None;
     }
 
     /// Where it answers.

@@ -1,7 +1,7 @@
 //! Time series, as Prometheus keeps them in its head: XOR chunks of float samples, appended by the owner, read by all.
 //!
 //! - [`xor`] the encoding, also over private memory
-//! - [`SeriesStore`] the handle; `names` labels and numbers; `append` writing; `view` reading; `expire` retention
+//! - [`SeriesStore`] the handle; `names` labels and numbers; `append` writing; `view` reading; `tail` reading on; `expire` retention
 //! - `head` what a process keeps of a series; `slab` head buffers; `log` sealed chunks; `root` where all of it hangs; `layout`
 //!
 //! **Where.** All lies in the digested owned area. A *root*, found by an entry of the owned directory, leads to blocks of 64-byte
@@ -42,6 +42,7 @@ mod names;
 mod root;
 mod slab;
 mod store;
+mod tail;
 mod types;
 mod view;
 pub mod xor;
@@ -50,6 +51,7 @@ pub(crate) use check::{check_root, taken};
 pub use expire::Expired;
 pub use store::SeriesStore;
 pub(crate) use store::Shared;
+pub use tail::{Stamp, Tail};
 pub use types::{
     AppendError, Appended, Chunk, Chunks, Commit, Encoding, Interrupted, LabelSet, Rejected, Sample, SeriesId,
 };

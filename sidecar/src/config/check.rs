@@ -61,6 +61,7 @@ impl Config {
                     .map_err(|e| e.to_string()),
             ),
         ];
+        out.extend(self.remote_write.check());
         out.extend(policy("region", &self.region));
         for name in self.regions.keys() {
             let key = format!("regions.{name}");
@@ -92,7 +93,7 @@ impl Config {
     }
 }
 
-fn verdict(key: &str, result: Result<String, String>) -> Verdict {
+pub(super) fn verdict(key: &str, result: Result<String, String>) -> Verdict {
     let ok = result.is_ok();
     Verdict { key: key.to_owned(), ok, message: result.unwrap_or_else(|message| message) }
 }

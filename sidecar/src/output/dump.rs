@@ -28,6 +28,8 @@ pub struct Dump {
     pub metrics: Option<Vec<Metric>>,
     /// Cells without their bytes; null without --objects
     pub cells: Option<Vec<Cell>>,
+    /// Time series without their samples, by number; null without --objects
+    pub series: Option<Vec<Series>>,
     /// Pages of the owned area by checksum state: verified, dirty, unverifiable, corrupt, empty.
     pub page_counts: BTreeMap<String, u64>,
     /// The same as runs; null without --pages
@@ -166,6 +168,27 @@ pub struct Cell {
     /// In which it was written.
     pub generation: Option<u64>,
     /// Why there is no value to be read.
+    pub fault: Option<String>,
+}
+
+/// One time series without its samples.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Series {
+    /// Its number.
+    pub number: u32,
+    /// By name, `__name__` among them.
+    pub labels: BTreeMap<String, String>,
+    /// Samples in the chunks that this build can decode.
+    pub samples: u64,
+    /// Bytes of these chunks.
+    pub chunk_bytes: u64,
+    /// Of the first sample, Unix milliseconds; null if there is none.
+    pub first_ms: Option<i64>,
+    /// Of the last one.
+    pub last_ms: Option<i64>,
+    /// Chunks by encoding; one that this build does not know as "encoding-N".
+    pub chunks: BTreeMap<String, u64>,
+    /// Why it cannot be read.
     pub fault: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 //! The arbiter decides and runs on its own thread; a host only carries questions to it and its news away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use heirloom_proto::v1::{self, ErrorReason};
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::convert;
 use super::journal::Journal;
 use super::own_metrics::HandoverMetrics;
+use super::remote_write;
 use super::sockets::{Given, Sockets};
 use crate::config::{RegionPolicy, Vacancy};
 use crate::output;
@@ -31,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) arbiter: Arbiter,
     pub(crate) sockets: Arc<Sockets>,
+    /// Once its samples are sent somewhere.
+    pub(crate) shipping: OnceLock<Arc<remote_write::Progress>>,
     metrics: Arc<Mutex<HandoverMetrics>>,
     catalog: Mutex<Catalog>,
     links: Mutex<Links>,
@@ -80,6 +83,7 @@ impl Host {
             sockets,
             mapping,
             arbiter,
+            shipping: OnceLock::new(),
             metrics,
             catalog: Mutex::default(),
             links: Mutex::default(),

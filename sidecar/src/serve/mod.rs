@@ -31,13 +31,14 @@ mod notify;
 mod own_metrics;
 mod peer;
 mod region_metrics;
+mod remote_write;
 mod run;
 mod socket;
 mod sockets;
 mod switch;
 pub(crate) mod tls;
 mod too_large;
-mod verify;
+pub(crate) mod verify;
 mod with;
 
 use std::io;

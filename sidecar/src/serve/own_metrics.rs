@@ -12,6 +12,7 @@ use heirloom_region::arbiter::{Record, RegionStatus, Role};
 use super::exposition::{Family, Kind, Sample, Value};
 use super::host::Host;
 use super::hosts::{Hosts, Slot};
+use super::remote_write::Progress;
 
 /// How long an arbiter may take to say how its region is; a busy one is left out of the scrape.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -162,6 +163,30 @@ impl Families {
     }
 }
 
+impl Families {
+    fn remote_write(&mut self, it: &Progress) {
+        let since = it.since_unix_ms;
+        for (name, help, count) in [
+            ("samples", "Samples that the store has taken.", &it.samples),
+            ("retries", "Requests that were repeated.", &it.retries),
+            ("gaps", "Series of which samples had expired before they were sent, each time.", &it.gaps),
+            ("unreadable_series", "Series that could not be read, each time.", &it.unreadable),
+            ("skipped_chunks", "Chunks of an encoding that this build does not know, each time.", &it.skipped_chunks),
+        ] {
+            let value = Value::Integer(count.load(Ordering::Relaxed));
+            self.add(&format!("heirloom_remote_write_{name}_total"), help, Kind::Counter, &[], value, since);
+        }
+        for (reason, samples) in it.failures() {
+            let (help, labels) = ("Samples that the store has refused for good.", [("reason", reason.as_str())]);
+            let value = Value::Integer(samples);
+            self.add("heirloom_remote_write_failed_total", help, Kind::Counter, &labels, value, since);
+        }
+        let lag = Value::Float(it.lag_seconds());
+        let help = "How long ago all that there was had been sent.";
+        self.add("heirloom_remote_write_lag_seconds", help, Kind::Gauge, &[], lag, 0);
+    }
+}
+
 /// Own metrics of these regions.
 pub(crate) async fn of_regions(hosts: &[std::sync::Arc<Host>]) -> Vec<Family> {
     let mut all = Vec::new();
@@ -171,6 +196,9 @@ pub(crate) async fn of_regions(hosts: &[std::sync::Arc<Host>]) -> Vec<Family> {
             families.region(&status);
         }
         families.handovers(host);
+        if let Some(progress) = host.shipping.get() {
+            families.remote_write(progress);
+        }
         all.append(&mut families.list);
     }
     all

@@ -24,6 +24,7 @@ use super::journal::Journal;
 use super::limit::raise_open_files;
 use super::listeners::Starting;
 use super::peer::AllowList;
+use super::remote_write::RemoteWriter;
 use super::socket::{self, BoundFile, Lock, Mark};
 use super::{ServeError, notify, unix_ms};
 use crate::config::Config;
@@ -139,6 +140,7 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     heirloom_region::os::sigbus::install()
         .map_err(|e| ServeError::Ended { what: "SIGBUS guard", message: e.to_string() })?;
     raise_open_files();
+    let remote_writer = RemoteWriter::new(&config)?;
     let server = &config.server;
     let socket_lock = socket::lock(&with_suffix(&server.socket, ".lock"), "the socket")?;
     let regions_lock = socket::lock(&server.region_dir.join(".sidecar.lock"), "the region directory")?;
@@ -187,6 +189,13 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let regions = hosts.all().len();
     tracing::info!(socket = %server.socket.display(), ?grpc, ?http, regions, "serving");
     notify::ready(&format!("serving {regions} regions"));
+    if let Some(writer) = remote_writer {
+        let (hosts, stop) = (Arc::clone(&hosts), start.stop.clone());
+        start.servers.spawn(async move {
+            writer.run(hosts, stop).await;
+            Ok(())
+        });
+    }
     let Starting { servers, health, .. } = start;
     Ok(Running {
         hosts,

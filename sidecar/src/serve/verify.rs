@@ -5,6 +5,9 @@ use std::sync::Arc;
 use heirloom_proto::Failure;
 use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_region::arbiter::VerifyProgress;
+use heirloom_region::mapping::Mapping;
+use heirloom_region::process::Process;
+use heirloom_region::series::SeriesStore;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -22,6 +25,12 @@ pub(crate) fn stream(host: Arc<Host>) -> EventStream<v1::VerifyEvent> {
         }
     });
     Box::pin(ReceiverStream::new(stream))
+}
+
+/// How many series there are; 0 if that cannot be told, which is among the faults then.
+pub(crate) fn series_count(mapping: &Arc<Mapping>) -> u64 {
+    let store = Process::observer(Arc::clone(mapping)).and_then(|process| SeriesStore::open(&process));
+    store.and_then(|store| Ok(store.count()?)).map_or(0, u64::from)
 }
 
 async fn run(host: &Host, out: &mpsc::Sender<Result<v1::VerifyEvent, Status>>) -> Result<(), Failure> {
@@ -47,6 +56,7 @@ async fn run(host: &Host, out: &mpsc::Sender<Result<v1::VerifyEvent, Status>>) -
         unverifiable_bytes: report.unverifiable_bytes,
         unverifiable: report.unverifiable.iter().map(convert::byte_range).collect(),
         paused_by: 0,
+        series_checked: series_count(&host.mapping),
     };
     let _ = out.send(Ok(event)).await;
     match faults.first() {

@@ -3,6 +3,8 @@
 //! Invariant: the file is opened to read only. What is wrong in it is listed and makes the exit code 6; only a header that
 //! cannot be trusted ends the reading, because everything else is found by it.
 
+mod series;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -59,6 +61,7 @@ fn read(path: &Path, region: &Arc<Mapping>, objects: bool, pages: bool) -> Resul
         objects: inspect::object_counts(region),
         metrics: objects.then(|| metrics(region)),
         cells: objects.then(|| cells(region)),
+        series: if objects { Some(series::read(region)?) } else { None },
         page_counts,
         pages: pages.then(|| runs.iter().map(page_run).collect()),
         faults: digest::verify_file(region, &mut |_, _| {}).faults.into_iter().map(fault).collect(),
@@ -301,5 +304,8 @@ fn objects(dump: &Dump, text: &mut String) {
             [format!("{}{}", c.name, labels(&c.labels)), state, format!("{:?}", c.schemas), generation]
         });
         text.push_str(&format!("{}\n\n", table(["CELL", "VALUE", "SCHEMAS", "GEN"], &[], rows)));
+    }
+    if let Some(all) = dump.series.as_ref().filter(|all| !all.is_empty()) {
+        text.push_str(&format!("{}\n\n", series::text(all, labels)));
     }
 }

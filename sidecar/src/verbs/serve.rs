@@ -18,6 +18,7 @@ pub(crate) fn run(printer: Printer, global: &Global, args: &Serve) -> Result<u8,
         region_dir: args.region_dir.clone(),
         grpc_listen: args.grpc_listen.clone(),
         http_listen: args.http_listen.clone(),
+        remote_write_url: args.remote_write_url.clone(),
         log_format: args.log_format.map(|format| match format {
             LogLines::Text => LogFormat::Text,
             LogLines::Json => LogFormat::Json,

@@ -62,9 +62,10 @@ fn text(regions: &[v1::Region], wide: bool) -> String {
     }
     let rows = regions.iter().map(|region| {
         let object = Region::from(region);
+        let series = region.object_counts.get("series").map_or_else(String::new, |n| format!(", {n} series"));
         let (owner, size) = (
             object.owner.as_ref().map_or_else(|| "–".to_owned(), |o| format!("{} {}", o.version, o.instance)),
-            format!("{} / {}", bytes(object.used_bytes), bytes(object.limit_bytes)),
+            format!("{} / {}{series}", bytes(object.used_bytes), bytes(object.limit_bytes)),
         );
         let generation = object.generation.to_string();
         [object.region, object.state, generation, owner, instances(region), size, last(region, SystemTime::now())]

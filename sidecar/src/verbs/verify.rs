@@ -53,6 +53,7 @@ pub(crate) async fn live(sidecar: &Sidecar, printer: Printer, region: &str) -> R
     let found = Found {
         checked_bytes: last.checked_bytes,
         total_bytes: last.total_bytes,
+        series_checked: last.series_checked,
         fault_count: last.fault_count,
         faults: last.faults.iter().map(Fault::from).collect(),
         unverifiable_bytes: last.unverifiable_bytes,
@@ -73,6 +74,7 @@ pub(crate) fn file(printer: Printer, path: &Path) -> Result<u8, Failed> {
     let found = Found {
         checked_bytes: found.checked_bytes,
         total_bytes: found.checked_bytes,
+        series_checked: crate::serve::verify::series_count(&region),
         fault_count: found.faults.len() as u64,
         faults: found.faults.into_iter().take(FAULTS_MAX).map(fault).collect(),
         unverifiable_bytes: found.unverifiable.iter().map(|it| it.end - it.start).sum(),
@@ -137,6 +139,7 @@ enum Of<'a> {
 struct Found {
     checked_bytes: u64,
     total_bytes: u64,
+    series_checked: u64,
     fault_count: u64,
     faults: Vec<Fault>,
     unverifiable_bytes: u64,
@@ -157,6 +160,7 @@ fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
         file,
         checked_bytes: found.checked_bytes,
         total_bytes: found.total_bytes,
+        series_checked: found.series_checked,
         fault_count: found.fault_count,
         faults: found.faults,
         unverifiable_bytes: found.unverifiable_bytes,
@@ -169,6 +173,9 @@ fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
     printer.result(&object, || {
         let checked = super::print::bytes(object.checked_bytes);
         let mut text = format!("{what}: {}, {checked} checked, {} faults", object.outcome, object.fault_count);
+        if object.series_checked > 0 {
+            text.push_str(&format!(", {} series", object.series_checked));
+        }
         if object.unverifiable_bytes > 0 {
             let unverifiable = super::print::bytes(object.unverifiable_bytes);
             text.push_str(&format!(", {unverifiable} unverifiable since a reboot"));

@@ -80,6 +80,15 @@ impl Busy {
         Ok(())
     }
 
+    /// Starts a thread that appends samples whenever this instance owns.
+    pub(super) fn feed(&mut self, series: u64) {
+        let (region, stop) = (self.region.clone(), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            let (written, faults) = super::feed::feed(&region, series, &stop);
+            Tally { name: "samples".into(), written, faults, ..Tally::default() }
+        }));
+    }
+
     /// Ends the threads and adds up what they recorded.
     pub(super) fn stop(&mut self) -> Value {
         self.stop.store(true, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::busy::{Busy, Ledger};
 use super::sockets::{self, Sockets};
-use super::{Outcome, Trouble};
+use super::{Outcome, Trouble, feed};
 use crate::sys::{ask_in_forked_child, fork_idle_child};
 
 /// One attached instance.
@@ -119,6 +119,12 @@ impl Worker {
             ["datagrams", name, address] => self.sockets.datagrams(&self.region, name, address),
             ["answer", name] => self.sockets.answer(&self.region, name),
             ["room", more] => sockets::room(number(more)?),
+            ["append", series, n, from] => feed::append(&self.region, number(series)?, number(n)?, number(from)?),
+            ["retain", time, now] => feed::retain(&self.region, number(time)?, number(now)?),
+            ["feed", series] => {
+                self.busy.feed(number(series)?);
+                Ok(Value::Null)
+            }
             ["stop"] => Ok(self.busy.stop()),
             ["fork"] => Ok(json!(fork_idle_child().map_err(|e| Trouble::usage(e.to_string()))?)),
             ["fork-write", name] => self.fork_write(name),

@@ -18,6 +18,9 @@
 //! | `datagrams NAME ADDRESS` | opens a kept UDP socket |
 //! | `answer NAME` | answers connections with the version, whenever this owns |
 //! | `room N` | allows itself N more descriptors than it has |
+//! | `append SERIES N MS` | appends N samples to each of so many series, from that time on, as the owner |
+//! | `feed SERIES` | starts a thread that appends to so many series whenever this owns |
+//! | `retain MS NOW` | lets go the samples that are older, as the owner |
 //! | `stop` | ends them; gives what each has recorded for itself |
 //! | `fork` | a child that lives on |
 //! | `fork-write NAME` | sets a gauge, as the owner; gives what its forked child heard that did so too |
@@ -28,6 +31,7 @@
 
 mod busy;
 mod commands;
+mod feed;
 mod sockets;
 
 use std::io::{BufRead, Write};

@@ -137,7 +137,7 @@ impl SeriesStore {
         self.view()?.chunks(id, &range_ms)
     }
 
-    fn view(&self) -> Result<View<'_>, Corrupt> {
+    pub(super) fn view(&self) -> Result<View<'_>, Corrupt> {
         Ok(View::with_root(self.mapping(), self.rooted()?.at))
     }
 

@@ -17,6 +17,7 @@ mod damage;
 mod processes;
 mod readers;
 mod retention;
+mod tail;
 
 fn spec() -> RegionSpec {
     RegionSpec::new("r", 64 << 20)

@@ -96,19 +96,32 @@ impl<'m> View<'m> {
     /// See [`SeriesStore::chunks`](super::SeriesStore::chunks).
     pub(crate) fn chunks(&self, id: SeriesId, range_ms: &RangeInclusive<i64>) -> Result<Chunks, Error> {
         let row = self.row(id)?;
-        let (head, mut sealed) = self.head_of(row)?;
+        let head = self.head_of(row)?;
         // Afterwards: what ends meanwhile is not given.
         let start_ms = (*range_ms.start()).max(self.oldest_ms()?);
-        let mut found = Chunks::default();
-        let mut newer_ms = i64::MAX;
-        let mut is_newest = true;
+        Ok(self.walk_from(head, start_ms..=*range_ms.end(), usize::MAX)?.chunks)
+    }
+
+    /// The oldest `keep` chunks with samples in a range of time, whatever the retention.
+    pub(super) fn walk(&self, row: Row<'_>, range_ms: RangeInclusive<i64>, keep: usize) -> Result<Walked, Error> {
+        let head = self.head_of(row)?;
+        self.walk_from(head, range_ms, keep)
+    }
+
+    fn walk_from(
+        &self,
+        (head, mut sealed): (Option<Copied>, SealedRef),
+        range_ms: RangeInclusive<i64>,
+        keep: usize,
+    ) -> Result<Walked, Error> {
+        let has_head = head.is_some();
+        let mut found = Walked { chunks: Chunks::default(), is_whole: true, read: 0, has_head, oldest_ms: i64::MAX };
         if let Some(head) = head {
-            newer_ms = found.take(head, start_ms..=*range_ms.end(), newer_ms, is_newest)?;
-            is_newest = false;
+            found.take(head, &range_ms, keep)?;
         }
         let mut place = (u64::MAX, u64::MAX);
         // All that is older than the first chunk before the range is before it too.
-        while newer_ms >= start_ms {
+        while found.oldest_ms >= *range_ms.start() {
             let Some(record) = Record::read(self.mapping, sealed)? else { break };
             if record.place >= place {
                 let e = Corrupt::field("series' sealed chunk", record.at, "a place before the newer one's", sealed.0);
@@ -116,12 +129,11 @@ impl<'m> View<'m> {
             }
             (place, sealed) = (record.place, record.prev);
             let Record { at, count, encoding, bytes, .. } = record;
-            let copied = Copied { at, count, encoding, bytes };
-            newer_ms = found.take(copied, start_ms..=*range_ms.end(), newer_ms, is_newest)?;
-            is_newest = false;
+            found.take(Copied { at, count, encoding, bytes }, &range_ms, keep)?;
         }
-        found.chunks.reverse();
-        found.skipped.reverse();
+        found.forget_newest(keep);
+        found.chunks.chunks.reverse();
+        found.chunks.skipped.reverse();
         Ok(found)
     }
 
@@ -176,12 +188,42 @@ impl<'m> View<'m> {
     }
 }
 
+/// Chunks read from the newest to the oldest.
+pub(super) struct Walked {
+    pub(super) chunks: Chunks,
+    /// False: newer ones were let go, because there were more than were to be kept.
+    pub(super) is_whole: bool,
+    /// How many were looked at.
+    pub(super) read: u64,
+    pub(super) has_head: bool,
+    /// The first sample's time of the oldest that was looked at and can be decoded.
+    pub(super) oldest_ms: i64,
+}
+
+impl Walked {
+    fn take(&mut self, copied: Copied, range_ms: &RangeInclusive<i64>, keep: usize) -> Result<(), Corrupt> {
+        self.oldest_ms = self.chunks.take(copied, range_ms, self.oldest_ms, self.read == 0)?;
+        self.read += 1;
+        // Each is moved once at most, however many come.
+        if self.chunks.chunks.len() / 2 >= keep {
+            self.forget_newest(keep);
+        }
+        Ok(())
+    }
+
+    fn forget_newest(&mut self, keep: usize) {
+        let surplus = self.chunks.chunks.len().saturating_sub(keep);
+        self.is_whole &= surplus == 0;
+        self.chunks.chunks.drain(..surplus);
+    }
+}
+
 impl Chunks {
     /// Adds a chunk if it is in the range and can be decoded; gives the time of its first sample.
     fn take(
         &mut self,
         copied: Copied,
-        range_ms: RangeInclusive<i64>,
+        range_ms: &RangeInclusive<i64>,
         newer_ms: i64,
         is_newest: bool,
     ) -> Result<i64, Corrupt> {
