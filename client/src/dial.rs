@@ -150,7 +150,10 @@ fn refusal(status: &tonic::Status) -> DialError {
         ErrorReason::FormatIncompatible => Incompatible::Format { expected: text(expected), found: text(found) }.into(),
         ErrorReason::TableFull => Full::Table { table: "instances", limit: number(expected) }.into(),
         ErrorReason::RegionFull => {
-            Full::Region { needed_bytes: number(found), free_bytes: 0, limit_bytes: number(expected) }.into()
+            // "N bytes of LIMIT", "N bytes".
+            let word = |t: &Option<String>, at| number(&text(t).split(' ').nth(at).map(str::to_owned));
+            let (needed_bytes, limit_bytes) = (word(expected, 0), word(expected, 3));
+            Full::Region { needed_bytes, free_bytes: word(found, 0), limit_bytes }.into()
         }
         ErrorReason::RegionCorrupt | ErrorReason::DigestMismatch | ErrorReason::RegionQuarantined => {
             Corrupt::Quarantined { why: message }.into()
@@ -166,4 +169,17 @@ fn refusal(status: &tonic::Status) -> DialError {
         ErrorReason::HandoverInProgress => NotReady::Busy { handover: failure.handover.unwrap_or_default() }.into(),
         _ => Error::io("attach", None, io::Error::other(failure)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_a_full_region_cross_the_wire() {
+        let sent =
+            Failure::new(ErrorReason::RegionFull, "region full").expected("4096 bytes of 65536").found("17 bytes");
+        let DialError::Refused(Error::Full(found)) = refusal(&sent.to_status()) else { panic!("another error") };
+        assert_eq!(found, Full::Region { needed_bytes: 4096, free_bytes: 17, limit_bytes: 65536 });
+    }
 }

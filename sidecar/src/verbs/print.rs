@@ -67,11 +67,15 @@ impl Printer {
             self.out(text);
         }
     }
-    /// A reader that has gone is no error of ours.
+    /// A reader that has gone is no error of ours. A full disk is said, and the exit code stays: it tells what was done.
     fn out(&self, text: &str) {
         let mut out = anstream::stdout().lock();
-        let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
-        let _ = out.flush();
+        let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+        if let Err(error) = written
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            let _ = writeln!(anstream::stderr().lock(), "error: cannot write to standard output: {error}");
+        }
     }
     /// A remark beside the result.
     pub(crate) fn note(&self, text: &str) {

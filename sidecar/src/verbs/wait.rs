@@ -29,7 +29,8 @@ pub(crate) async fn run(
 ) -> Result<u8, Failed> {
     let begun = Instant::now();
     let mut last: Option<Region> = None;
-    let met = match tokio::time::timeout(timeout, until(sidecar, region, condition, &mut last)).await {
+    // Without patience it looks once.
+    let met = match tokio::time::timeout(timeout.max(LOOK_EVERY), until(sidecar, region, condition, &mut last)).await {
         Ok(result) => {
             result?;
             true

@@ -93,6 +93,7 @@ fn wait_ends_when_the_condition_holds_or_the_time_is_out() {
         place.fake(Script { changes: vec![change(4, region("shop")), change(5, owned("shop"))], ..Default::default() });
     let met = place.run("wait shop --for owner=2.0.0 -o json").code(0).json();
     assert_eq!((&met["outcome"], &met["condition"]), (&json!("met"), &json!("owner=2.0.0")));
+    place.run("wait shop --for generation=7 --timeout 0s").code(0);
     place.run("wait shop --for generation=7").code(0).says(&["generation=7 after"]);
     let late = place.run("wait shop --for generation=8 --timeout 300ms -o json").code(3);
     let late = late.says(&["expected generation=8, found generation 7"]).json();

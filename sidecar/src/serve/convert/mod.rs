@@ -10,7 +10,7 @@ use heirloom_region::arbiter::{
     self, FaultReport, InstanceRef, InstanceStatus, Kind, Outcome, Phase, Reason, Record, Refusal, RegionStatus, Role,
     State,
 };
-use heirloom_region::error::{Error, Misuse};
+use heirloom_region::error::{Error, Full, Misuse};
 use prost_types::Timestamp;
 
 pub(crate) use link::{from_instance, to_instance};
@@ -220,6 +220,10 @@ pub(crate) fn error(region: &str, it: &Error) -> Failure {
     let failure = Failure::new(reason, it.to_string()).region(region);
     match it {
         Error::Misuse(misuse) => with_rule(failure, misuse),
+        // The client reads these figures again.
+        Error::Full(Full::Region { needed_bytes, free_bytes, limit_bytes }) => {
+            failure.expected(format!("{needed_bytes} bytes of {limit_bytes}")).found(format!("{free_bytes} bytes"))
+        }
         _ => failure,
     }
 }
@@ -280,5 +284,14 @@ mod tests {
         assert!(Kind::ALL.iter().all(|it| kind(*it).as_str_name().to_lowercase() == it.as_str()));
         assert!(Outcome::ALL.iter().all(|it| outcome(*it).as_str_name().to_lowercase() == it.as_str()));
         assert!(Cause::ALL.iter().all(|it| cause(*it).as_str_name().to_lowercase() == it.as_str()));
+    }
+
+    /// In the form that the client takes apart again.
+    #[test]
+    fn a_full_region_says_its_figures() {
+        let full = Full::Region { needed_bytes: 4096, free_bytes: 17, limit_bytes: 65536 };
+        let failure = error("shop", &full.into());
+        assert_eq!(failure.expected.as_deref(), Some("4096 bytes of 65536"));
+        assert_eq!(failure.found.as_deref(), Some("17 bytes"));
     }
 }
