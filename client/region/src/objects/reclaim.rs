@@ -20,6 +20,7 @@ use crate::alloc::lane_words_used;
 use crate::directory::Directory;
 use crate::directory::entry::{Decoded, Kind};
 use crate::error::Error;
+use crate::instances::Row;
 use crate::mapping::Mapping;
 use crate::objects::lane::{CLAIMANT, LEASE, row_words, rows, strip};
 use crate::sync::{AtomicU64, Ordering};
@@ -33,8 +34,9 @@ pub struct Reclaimed {
     pub contended: u32,
 }
 
-/// Frees the lanes of `dead`, which must be proved dead. `mine` is the caller's incarnation; `is_dead` proves the death of
-/// other recoverers, whose claims are taken over. May be repeated, and killed at any step.
+/// Frees the lanes of `dead`, which must be proved dead, and those whose lease a recoverer had taken over when it was killed:
+/// nobody else would ever come to them. `mine` is the caller's incarnation; `is_dead` proves the death of other recoverers,
+/// whose claims are taken over. May be repeated, and killed at any step.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if the lane table is not readable.
@@ -44,7 +46,16 @@ pub fn reclaim_lanes(
     mine: u64,
     is_dead: &dyn Fn(u64) -> bool,
 ) -> Result<Reclaimed, Error> {
-    reclaim(mapping, mine, &|lease| lease == dead, is_dead)
+    // A recoverer sits in no row; whoever sits in one has its lanes freed on the proof of its own death.
+    let recoverers = |lease| lease != mine && !is_seated(mapping, lease) && is_dead(lease);
+    reclaim(mapping, mine, &|lease| lease == dead || recoverers(lease), is_dead)
+}
+
+/// Whether a row of the instance table names this incarnation; "yes" where the table cannot be read.
+fn is_seated(mapping: &Mapping, incarnation: u64) -> bool {
+    let names =
+        |row| Row::of(mapping, row).map_or(true, |row| row.incarnation().load(Ordering::Acquire) == incarnation);
+    (0..mapping.limits().instances_max).any(names)
 }
 
 /// Frees the lanes of all that `is_dead` proves dead: at a start, and, where it says yes to all, under another boot.

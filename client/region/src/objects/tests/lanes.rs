@@ -135,7 +135,7 @@ fn the_dead_keep_their_counts_and_lose_their_shares() {
 #[test]
 fn a_recoverer_killed_at_any_step_is_succeeded() {
     let (old, dead_incarnation) = (66, |p: &Arc<Process>| p.incarnation());
-    for step in 0..6 {
+    for (step, at_a_death) in (0..12).map(|n| (n / 2, n % 2 == 1)) {
         let m = heap(&spec());
         let dead = attach(&m);
         let u = open_updown(&dead, &desc("u")).unwrap();
@@ -154,10 +154,14 @@ fn a_recoverer_killed_at_any_step_is_succeeded() {
         table[LEASE].store(lease, Ordering::Relaxed);
         table[CLAIMANT].store(claimant, Ordering::Relaxed);
         let is_dead = |i| i == old || i == dead_incarnation(&dead);
-        reclaim_all_lanes(&m, RECOVERER, &is_dead).unwrap();
+        if at_a_death {
+            reclaim_lanes(&m, dead_incarnation(&dead), RECOVERER, &is_dead).unwrap();
+        } else {
+            reclaim_all_lanes(&m, RECOVERER, &is_dead).unwrap();
+        }
         let end = [LEASE, CLAIMANT].map(|w| table[w].load(Ordering::Relaxed));
-        assert_eq!(end, [0, 0], "step {step}");
-        assert!(step >= 4 || u.total() == 0, "step {step}");
+        assert_eq!(end, [0, 0], "step {step}, {at_a_death}");
+        assert!(step >= 4 || u.total() == 0, "step {step}, {at_a_death}");
     }
 }
 
