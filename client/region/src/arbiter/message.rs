@@ -114,7 +114,7 @@ pub struct HookSet {
 }
 
 /// A hook of the client crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
     /// On the target, before anything changes.
     Prepare,

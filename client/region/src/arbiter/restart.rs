@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::drain::Drain;
 use super::feed::{Feed, OnEvent};
-use super::ground::{Ground, Row};
+use super::ground::{Ground, Row, Sealed};
 use super::handle::Arbiter;
 use super::journal::Journal;
 use super::machine::{Event, Machine, Owner};
@@ -17,7 +17,7 @@ use super::mailbox::Mailbox;
 use super::message::{Hook, SwitchOptions};
 use super::policy::{Policy, Vacancy, crash_loop};
 use super::reason::Reason;
-use super::record::{InstanceRef, Outcome, Phase};
+use super::record::{InstanceRef, Outcome, Phase, Record};
 use super::runner::Runner;
 use super::session::{Call, Session};
 use crate::error::Error;
@@ -54,11 +54,7 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     let closed = journal.close_running(&mut *ground, now_ms);
     let sealed = ground.sealed();
     let (living, dead): (Vec<Row>, Vec<Row>) = ground.rows().into_iter().partition(|row| !ground.is_dead(row.row));
-    let owner = match sealed.owner {
-        0 => Owner::Nobody,
-        id if living.iter().any(|row| row.incarnation == id) => Owner::Alive(id),
-        id => Owner::Dead(id),
-    };
+    let owner = owner_found(&sealed, &living);
     let forced = closed.iter().filter_map(|number| journal.get(*number)).any(|record| record.forced);
     let crashed = match owner {
         // Its row tells that nobody has counted this death yet.
@@ -75,16 +71,14 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     let counted = deaths.last().is_some_and(|(generation, _)| *generation == sealed.generation);
     let deaths_ms: Vec<u64> = deaths.into_iter().map(|(_, ms)| ms).collect();
     let crash_loop = matches!(owner, Owner::Dead(_)) && counted && crash_loop(&deaths_ms, &policy);
-    let held = |r: &&super::record::Record| {
-        r.reason == Some(Reason::OwnerCrashLoop) && r.previous_generation == sealed.generation
-    };
-    let is_held = matches!(owner, Owner::Dead(_)) && journal.iter().rev().find(held).is_some();
-    let quarantined = is_held || crash_loop;
+    let is_held = is_held(&journal, &sealed, owner);
     let promote = policy.vacancy == Vacancy::Promote;
+    let machine = Machine::new(sealed.generation, owner, promote, is_held || crash_loop);
+    let inbox = first_events(&sealed, &living, &dead, &journal);
     let feed = Feed::new(policy.events_max, on_event);
     let mut runner = Runner {
-        machine: Machine::new(sealed.generation, owner, promote, quarantined),
-        inbox: VecDeque::new(),
+        machine,
+        inbox,
         sessions: BTreeMap::new(),
         feed,
         asked: None,
@@ -111,18 +105,47 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         journal,
     };
     for row in living.iter().chain(&dead) {
-        runner.found(row, row.incarnation == sealed.owner, sealed.generation);
+        runner.found(row, &sealed);
     }
-    // Found dead: the same way as any death, so that slots and lanes are freed.
-    for row in &dead {
-        runner.inbox.push_back(Event::Died(row.incarnation, false));
-    }
-    if quarantined && !is_held {
+    if crash_loop && !is_held {
         runner.hold_back();
     }
     runner.take_up_drains(now);
     runner.owe_resumes(&closed, now);
     runner
+}
+
+/// Who owns, by what the region says. This and the two below are pure, so that a model checker begins as an arbiter does.
+pub(super) fn owner_found(sealed: &Sealed, living: &[Row]) -> Owner {
+    match sealed.owner {
+        0 => Owner::Nobody,
+        id if living.iter().any(|row| row.incarnation == id) => Owner::Alive(id),
+        id => Owner::Dead(id),
+    }
+}
+
+/// Whether the arbiter before this one held the region back.
+pub(super) fn is_held(journal: &Journal, sealed: &Sealed, owner: Owner) -> bool {
+    let held = |r: &Record| r.reason == Some(Reason::OwnerCrashLoop) && r.previous_generation == sealed.generation;
+    matches!(owner, Owner::Dead(_)) && journal.iter().rev().any(held)
+}
+
+/// What the machine is told first.
+pub(super) fn first_events(sealed: &Sealed, living: &[Row], dead: &[Row], journal: &Journal) -> VecDeque<Event> {
+    let attached =
+        |row: &Row| Event::Attached(row.incarnation, row.number, owned_last(journal, sealed, row.incarnation));
+    // Found dead: the same way as any death, so that slots and lanes are freed.
+    let died = dead.iter().map(|row| Event::Died(row.incarnation, false));
+    living.iter().chain(dead).map(attached).chain(died).collect()
+}
+
+/// The generation that this incarnation owned last, as far as is remembered; 0: never.
+fn owned_last(journal: &Journal, sealed: &Sealed, id: u64) -> u64 {
+    let owned_in = |r: &Record| {
+        let it = r.target.as_ref().is_some_and(|t| t.incarnation == id);
+        (it && r.outcome == Outcome::Committed).then_some(r.generation)
+    };
+    if id == sealed.owner { sealed.generation } else { journal.iter().rev().find_map(owned_in).unwrap_or(0) }
 }
 
 fn last_owner(journal: &Journal, generation: u64) -> Option<InstanceRef> {
@@ -132,23 +155,18 @@ fn last_owner(journal: &Journal, generation: u64) -> Option<InstanceRef> {
 
 impl Runner {
     /// A row of the table, of an instance that was attached before this arbiter's time.
-    fn found(&mut self, row: &Row, owns: bool, generation: u64) {
+    fn found(&mut self, row: &Row, sealed: &Sealed) {
         let id = row.incarnation;
-        let owned_in = |r: &super::record::Record| {
-            let it = r.target.as_ref().is_some_and(|t| t.incarnation == id);
-            (it && r.outcome == Outcome::Committed).then_some(r.generation)
-        };
-        let owned = if owns { generation } else { self.journal.iter().rev().find_map(owned_in).unwrap_or(0) };
+        let owned = owned_last(&self.journal, sealed, id);
         let mut session = Session::new(row, owned);
         if row.pid != 0 && row.start_ticks != 0 {
             // Opened first: what is then seen to map the region is that very process, or it is dead.
             let opened = crate::os::pidfd::open_started_at(row.pid, row.start_ticks).ok();
             session.pidfd = opened.filter(|_| self.ground.is_mapped_by(row.pid));
         }
-        if owns {
+        if id == sealed.owner {
             self.last_owner = Some(session.at.clone());
         }
-        self.inbox.push_back(Event::Attached(id, row.number, owned));
         self.sessions.insert(id, session);
     }
 

@@ -7,6 +7,7 @@ mod fake;
 mod handover;
 mod killed;
 mod members;
+mod model;
 mod people;
 mod real;
 mod restart;
