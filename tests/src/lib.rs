@@ -10,6 +10,7 @@
 //!   can be compared; [`recorder`] notes what it acknowledged.
 //! - [`receiver::Receiver`]: a store that takes remote write and answers by a script.
 //! - [`grpc::Control`]: the control API without the command line.
+//! - [`steps`]: a process that is followed instruction by instruction.
 //! - [`storm::Storm`]: new connections by the clock, counted by what became of them.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
 //!
@@ -28,6 +29,7 @@ pub mod receiver;
 pub mod recorder;
 pub mod remote;
 pub mod shop;
+pub mod steps;
 pub mod storm;
 pub mod sys;
 pub mod wait;

@@ -12,10 +12,10 @@ impl Random {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
         let seed = std::env::var("HEIRLOOM_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(clock);
         println!("{test}: HEIRLOOM_TEST_SEED={seed}");
-        Random(seed | 1)
+        Self::seeded(seed)
     }
 
-    /// From another one's number, for another thread.
+    /// From this seed.
     pub fn seeded(seed: u64) -> Self {
         Random(seed | 1)
     }

@@ -1,6 +1,7 @@
-//! The one place of the tests that needs `unsafe`: children that come from a fork.
+//! The one place of the tests that needs `unsafe`: children that come from a fork, and a descriptor that was left to us.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, pause};
@@ -39,4 +40,11 @@ pub fn ask_in_forked_child(question: impl FnOnce() -> u8) -> io::Result<u8> {
             other => Err(io::Error::other(format!("expected an exit code, found {other:?}"))),
         },
     }
+}
+
+/// The descriptor that the parent left open for this process, and named to it and to nobody else.
+pub fn inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: open, because the parent cleared its close-on-exec flag, and owned by nobody else here: the caller is told of it
+    // once, on its command line.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -1,21 +1,22 @@
 //! The one program that the tests start as other processes: the sidecar and its command line, an instance that does what it is
-//! told, or one of the examples.
+//! told, one that is followed step by step, or one of the examples.
 
 use std::process::ExitCode;
 
 use heirloom_examples::process::end_with_parent;
 use heirloom_examples::shop::Place;
 use heirloom_examples::{metric_store, shop};
-use heirloom_tests::worker;
+use heirloom_tests::{steps, worker};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("heirloom") => heirloom_sidecar::run_cli(std::env::args_os().skip(1)),
         Some("worker") => worker::run(&args[1..]),
+        Some("steps") => steps::run(&args[1..]),
         Some(service @ ("shop" | "metric-store")) => example(service, &args[1..]),
         _ => {
-            eprintln!("usage: heirloom-test-helper heirloom|worker|shop|metric-store ARGUMENTS");
+            eprintln!("usage: heirloom-test-helper heirloom|worker|steps|shop|metric-store ARGUMENTS");
             ExitCode::from(2)
         }
     }
