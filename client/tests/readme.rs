@@ -38,6 +38,16 @@ async fn serve() -> Result<(), Box<dyn StdError>> {
     Ok(())
 }
 
+#[cfg(feature = "axum")]
+#[rustfmt::skip]
+#[expect(dead_code, reason = "to compile is all that is asked of it")]
+async fn listen(shop: Attachment, routes: axum::Router) -> Result<(), Box<dyn StdError>> {
+    let http = shop.region().listener("http", "0.0.0.0:8080").open().await?;     // kept by name: the same socket in every version
+    let serving = shop.ready(Hooks::new()).await?;
+    serving.run(|term| heirloom_client::axum::serve(term, &http, routes.clone())).await?;
+    Ok(())
+}
+
 #[rustfmt::skip]
 #[expect(dead_code, reason = "to compile is all that is asked of it")]
 fn append(shop: &Attachment, term: Term, range_ms: RangeInclusive<TimestampMs>) -> Result<(), Box<dyn StdError>> {
@@ -59,7 +69,7 @@ fn append(shop: &Attachment, term: Term, range_ms: RangeInclusive<TimestampMs>) 
 #[test]
 fn every_snippet_of_the_readme_compiles_here() {
     let blocks: Vec<&str> = README.split("```rust").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(blocks.len() >= 3, "expected the README's three snippets, found {}", blocks.len());
+    assert!(blocks.len() >= 4, "expected the README's four snippets, found {}", blocks.len());
     let here: Vec<&str> = THIS.lines().map(str::trim).collect();
     let lines = blocks.iter().flat_map(|block| block.lines()).map(str::trim);
     let strange: Vec<&str> = lines.filter(|line| !line.is_empty() && !here.contains(line)).collect();

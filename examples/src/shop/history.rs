@@ -31,7 +31,7 @@ impl History {
         Ok(History { series: region.series()? })
     }
 
-    /// Appends that the customer has come for this many times. Whoever asks twice for one visit may leave two equal samples.
+    /// Appends that the customer has come for this many times.
     ///
     /// # Errors
     /// If the term is over, or the region is full.
@@ -49,6 +49,22 @@ impl History {
             };
         }
         Err(refused("no free millisecond"))
+    }
+
+    /// Whether the customer's visit of this number is there.
+    ///
+    /// # Errors
+    /// If the region is corrupt.
+    pub fn holds(&self, customer: &str, visits: u64) -> Result<bool, Error> {
+        let of = [Matcher::equal("__name__", NAME), Matcher::equal("customer", customer)];
+        for series in self.series.select(&of, i64::MIN..=i64::MAX)? {
+            for sample in series?.samples() {
+                if sample?.value == visits as f64 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Every sample's value, in order of time, by customer.

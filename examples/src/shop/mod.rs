@@ -72,7 +72,7 @@ impl Metrics {
     pub fn open(region: &Region) -> Result<Self, Error> {
         Ok(Metrics {
             requests: region.counter("shop_requests_total").help("Requests acknowledged.").family(["path"])?,
-            replays: region.counter("shop_replays_total").help("Requests seen before.").open()?,
+            replays: region.counter("shop_replays_total").help("Requests answered before.").open()?,
             seconds: region
                 .histogram("shop_request_seconds")
                 .help("Time to answer.")
