@@ -3,9 +3,11 @@
 //! Between terms the socket is in no event queue of this process: otherwise each connection would wake every version that
 //! keeps it. It is put there when a term's first accept asks, and the kernel then reports what waits already.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -108,8 +110,11 @@ impl Listener {
     async fn accept_one(&self, term: &Term) -> io::Result<Conn> {
         let live = self.inner.live(term.generation())?;
         let (stream, from) = match &*live {
-            Live::Tcp(listener) => listener.accept().await.map(|(stream, from)| (Stream::Tcp(stream), Some(from)))?,
-            Live::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), None))?,
+            Live::Tcp(listener) => {
+                let (stream, from) = self.inner.entered(listener.accept()).await?;
+                (Stream::Tcp(stream), Some(from))
+            }
+            Live::Unix(listener) => (Stream::Unix(self.inner.entered(listener.accept()).await?.0), None),
         };
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the attachment of this listener is gone");
         let session = self.inner.session.upgrade().ok_or_else(gone)?;
@@ -147,6 +152,16 @@ impl Drop for Retires<'_> {
 }
 
 impl Inner {
+    /// Runs what makes sockets within the runtime that watches them, whatever executor polls.
+    async fn entered<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let _there = self.runtime.enter();
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
     fn live(&self, generation: Generation) -> io::Result<Arc<Live>> {
         let mut live = self.lock();
         if let Some((of, now)) = &*live
