@@ -72,23 +72,29 @@ impl OwnedAreas {
 
 /// Takes `bytes` from the shared arena; gives their offset in the region, zeroed and ready.
 pub(crate) fn shared(mapping: &Mapping, bytes: u64) -> Result<u64, Error> {
-    take(mapping, Word::SharedArena, mapping.segment(SegmentKind::SharedArena), bytes)
+    take(mapping, Word::SharedArena, mapping.segment(SegmentKind::SharedArena), bytes, 8)
 }
 
 /// Takes `bytes` from the owned arena, as [`shared`]. Only the owner writes what it gets; taking needs no gate.
 pub(crate) fn owned(mapping: &Mapping, bytes: u64) -> Result<u64, Error> {
-    take(mapping, Word::OwnedArena, OwnedAreas::of(mapping).arena, bytes)
+    owned_aligned(mapping, bytes, 8)
+}
+
+/// As [`owned`], at a multiple of `align`, a power of two, from the arena's start. What is taken one after the other and fills its
+/// alignment leaves no gaps.
+pub(crate) fn owned_aligned(mapping: &Mapping, bytes: u64, align: u64) -> Result<u64, Error> {
+    take(mapping, Word::OwnedArena, OwnedAreas::of(mapping).arena, bytes, align)
 }
 
 /// Takes a gauge's word; gives its offset in the region.
 pub(crate) fn gauge_word(mapping: &Mapping) -> Result<u64, Error> {
-    take(mapping, Word::GaugeWords, OwnedAreas::of(mapping).gauges, 8)
+    take(mapping, Word::GaugeWords, OwnedAreas::of(mapping).gauges, 8, 8)
 }
 
 /// Takes `n` consecutive words of every lane; gives the first one's index. The lanes make them ready one by one.
 pub(crate) fn lane_words(mapping: &Mapping, n: u64) -> Result<u64, Error> {
     let full = || Full::Table { table: Word::LaneWords.area(), limit: LANE_WORDS_MAX }.into();
-    advance(word(mapping, Word::LaneWords)?, n, LANE_WORDS_MAX, full, |_| Ok(()))
+    advance(word(mapping, Word::LaneWords)?, n, 1, LANE_WORDS_MAX, full, |_| Ok(()))
 }
 
 /// How many words of each lane are taken: the bound of what a reader sums.
@@ -141,7 +147,7 @@ fn word(mapping: &Mapping, which: Word) -> Result<&AtomicU64, Error> {
     Ok(&mapping.words(at, 1)?[0])
 }
 
-fn take(mapping: &Mapping, which: Word, area: Segment, bytes: u64) -> Result<u64, Error> {
+fn take(mapping: &Mapping, which: Word, area: Segment, bytes: u64, align: u64) -> Result<u64, Error> {
     let bytes = bytes.next_multiple_of(8);
     let used = word(mapping, which)?.load(Ordering::Relaxed).max(64);
     // A caller is told of a full region whichever of its areas is the first to be full.
@@ -153,21 +159,22 @@ fn take(mapping: &Mapping, which: Word, area: Segment, bytes: u64) -> Result<u64
         _ => Full::Table { table: which.area(), limit: area.len }.into(),
     };
     let ready = |at| mapping.ensure(area.offset + at, bytes);
-    advance(word(mapping, which)?, bytes, area.len, full, ready).map(|at| area.offset + at)
+    advance(word(mapping, which)?, bytes, align, area.len, full, ready).map(|at| area.offset + at)
 }
 
-/// Advances a bump pointer by `n` up to `limit`, after `ready` let the bytes pass. Gives the old value. Offset 0 is never
-/// given out: the first 64 units stay free, so that 0 can mean nothing.
+/// Advances a bump pointer by `n` from a multiple of `align` up to `limit`, after `ready` let the bytes pass. Gives where they
+/// begin. Offset 0 is never given out: the first 64 units stay free, so that 0 can mean nothing.
 fn advance(
     bump: &AtomicU64,
     n: u64,
+    align: u64,
     limit: u64,
     full: impl Fn() -> Error,
     ready: impl Fn(u64) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let mut old = bump.load(Ordering::Relaxed);
     for _ in 0..TRIES_MAX {
-        let start = old.max(64);
+        let start = old.max(64).checked_next_multiple_of(align).ok_or_else(&full)?;
         let end = start.checked_add(n).filter(|end| *end <= limit).ok_or_else(&full)?;
         ready(start)?;
         // AcqRel: whoever sees the new bound (lane_words_used) may also see what was made ready before it.
@@ -190,21 +197,30 @@ mod tests {
     #[test]
     fn a_full_area_stays_usable_for_what_fits() {
         let bump = AtomicU64::new(0);
-        assert_eq!(advance(&bump, 16, 100, full, |_| Ok(())).unwrap(), 64);
-        assert!(matches!(advance(&bump, 21, 100, full, |_| Ok(())), Err(Error::Full(_))));
-        assert_eq!(advance(&bump, 20, 100, full, |_| Ok(())).unwrap(), 80);
+        assert_eq!(advance(&bump, 16, 8, 100, full, |_| Ok(())).unwrap(), 64);
+        assert!(matches!(advance(&bump, 21, 8, 100, full, |_| Ok(())), Err(Error::Full(_))));
+        assert_eq!(advance(&bump, 20, 8, 100, full, |_| Ok(())).unwrap(), 80);
+    }
+
+    #[test]
+    fn aligned_space_leaves_no_gap_behind_aligned_space() {
+        let bump = AtomicU64::new(72);
+        let take = |n| advance(&bump, n, 256, 4096, full, |_| Ok(())).unwrap();
+        assert_eq!([take(512), take(256), take(8), take(8)], [256, 768, 1024, 1280]);
+        assert!(advance(&bump, 8, 1 << 63, u64::MAX, full, |_| Ok(())).is_ok());
+        assert!(matches!(advance(&bump, 8, 1 << 63, u64::MAX, full, |_| Ok(())), Err(Error::Full(_))));
     }
 
     #[test]
     fn a_wild_pointer_is_full_not_an_address() {
         let bump = AtomicU64::new(u64::MAX - 3);
-        assert!(matches!(advance(&bump, 8, 100, full, |_| Ok(())), Err(Error::Full(_))));
+        assert!(matches!(advance(&bump, 8, 8, 100, full, |_| Ok(())), Err(Error::Full(_))));
     }
 
     #[test]
     fn space_that_is_not_ready_is_not_taken() {
         let bump = AtomicU64::new(0);
-        assert!(advance(&bump, 8, 100, full, |_| Err(full())).is_err());
+        assert!(advance(&bump, 8, 8, 100, full, |_| Err(full())).is_err());
         assert_eq!(bump.load(Ordering::Relaxed), 0);
     }
 }

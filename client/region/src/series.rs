@@ -2,7 +2,7 @@
 //!
 //! - [`xor`] the encoding, also over private memory
 //! - [`SeriesStore`] the handle; `names` labels and numbers; `append` writing; `view` reading; `tail` reading on; `expire` retention
-//! - `head` what a process keeps of a series; `slab` head buffers; `log` sealed chunks; `root` where all of it hangs; `layout`
+//! - `head` what a process keeps of a series; `slab` head buffers; `log` and `record` sealed chunks; `root` where all of it hangs; `layout`
 //!
 //! **Where.** All lies in the digested owned area. A *root*, found by an entry of the owned directory, leads to blocks of 64-byte
 //! *rows*, one for each series by its number. An entry of the directory holds the labels, once, and the number. A row leads to
@@ -39,6 +39,7 @@ mod head;
 pub(crate) mod layout;
 mod log;
 mod names;
+mod record;
 mod root;
 mod slab;
 mod store;

@@ -44,7 +44,7 @@ fn the_series_are_the_codes() {
         ("largest head buffer", CLASSES[CLASSES.len() - 1]),
         ("block of sealed chunks", BLOCK),
         ("its header", BLOCK_HEADER),
-        ("a sealed chunk's header", RECORD_HEADER),
+        ("a sealed chunk's header, at most", RECORD_HEADER),
     ];
     assert_eq!(numbers("Series"), named(&code));
 }

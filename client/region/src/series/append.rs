@@ -270,7 +270,7 @@ impl SeriesStore {
         let next = commit.turned(0, 0);
         let last_ms = head.state.timestamp_ms;
         let mut turned = false;
-        let chunk = super::log::Sealing { prev, commit, encoding: buffer.encoding(), words, max_ms: last_ms };
+        let chunk = super::record::Sealing { prev, commit, encoding: buffer.encoding(), words, max_ms: last_ms };
         self.seal_with(generation, chunk, |section, sealed| {
             if row.words[row::COMMIT].load(Ordering::Relaxed) == commit.0 {
                 section.mark(row.at, ROW);

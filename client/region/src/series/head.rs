@@ -5,7 +5,7 @@
 //! new owner takes over without having looked at any.
 
 use super::layout::{BufferRef, CommitWord, SealedRef, arena, row};
-use super::log::Record;
+use super::record::{Lead, Record};
 use super::store::Row;
 use super::xor::{Decoder, State};
 use super::{Encoding, SeriesId, SeriesStore};
@@ -103,7 +103,8 @@ impl SeriesStore {
         }
         let state = State::after(last_ms, 0);
         let head = Head { state, last: Last::Time, ..head };
-        let Some(record) = Record::read(self.mapping(), sealed)? else { return Ok(head) };
+        let Some(lead) = Lead::of_row(self.mapping(), sealed) else { return Ok(head) };
+        let Some(record) = Record::read(self.mapping(), lead)? else { return Ok(head) };
         if record.encoding != Encoding::XOR {
             return Ok(head);
         }

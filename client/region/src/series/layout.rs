@@ -8,7 +8,7 @@ use crate::layout::Segment;
 use crate::mapping::Mapping;
 
 /// First word of a root: `SERIES`, and the version of this layout.
-pub(super) const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"SERIES\0\x01");
+pub(super) const ROOT_MAGIC: u64 = u64::from_le_bytes(*b"SERIES\0\x02");
 /// Words of a root before the table of row blocks.
 pub(super) const ROOT_WORDS: u64 = 32;
 /// Words of a root, by number.
@@ -75,8 +75,8 @@ pub(super) mod block {
 pub(super) const CHUNK_SAMPLES: u32 = 120;
 /// A chunk with more bytes takes no further sample: Prometheus' 1024, less its largest sample.
 pub(super) const CHUNK_BYTES: u32 = 1024 - 19;
-/// Bytes of a record before the chunk's bits.
-pub(crate) const RECORD_HEADER: u64 = 11;
+/// Most bytes of a record before the chunk's bits.
+pub(crate) const RECORD_HEADER: u64 = 10;
 
 /// `{count:16, bits:16, tag:32}`, lowest bits first: how much of a head's bits is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

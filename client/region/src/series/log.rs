@@ -1,102 +1,32 @@
 //! Sealed chunks: a log of blocks, written at one end and recycled at the other.
 //!
-//! Records lie byte by byte behind one another, and a block's header says how far. A word that two records share is stored again
-//! with the first one's bytes unchanged.
-//!
-//! ```text
-//! record  prev: SealedRef, 8 bytes | count:7 | len_bytes:10 | encoding:7 | the chunk's bits, to the next whole byte
-//! ```
+//! Records ([`record`](super::record)) lie byte by byte behind one another, and a block's header says how far. A word that two
+//! records share is stored again with the first one's bytes unchanged.
 //!
 //! Blocks hang from the oldest to the current one. **Recycling:** the oldest block's tag is raised, which ends every reference
 //! into it; then, after a Release fence, its words are used again. A reader copies a record, and after an Acquire fence looks at
-//! the tag again: if the copy has any byte of the next use, the tag differs.
+//! the tag again: if the copy has any byte of the next use, the tag differs. A record's own reference to the one before it has no
+//! tag: the sequence of the block that it leads to says as much, since a recycled block gets a higher one than any that is there.
 //!
 //! **Crash.** A record that nobody refers to yet is space lost until its block is recycled. A block on its way to become the
 //! current one stands in the root as *moving*; whoever owns next does that step again, each part of which may be done twice.
 
-use super::layout::{
-    BLOCK, BLOCK_ALIGN, BLOCK_HEADER, CommitWord, RECORD_HEADER, SealedRef, TAG_MASK, arena, block, root,
-};
+use super::SeriesStore;
+use super::layout::{BLOCK, BLOCK_ALIGN, BLOCK_HEADER, RECORD_HEADER, SealedRef, TAG_MASK, arena, block, root};
+use super::record::{Head, Sealing};
 use super::root::{Root, take};
-use super::xor::{BadChunk, Sink, Writer};
-use super::{Encoding, SeriesStore};
+use super::xor::Writer;
 use crate::error::{Corrupt, Generation, WriteError};
 use crate::gate::Section;
 use crate::mapping::Mapping;
 use crate::objects::lock;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// A sealed chunk, copied.
-#[derive(Debug)]
-pub(super) struct Record {
-    /// Where it lies, for errors.
-    pub(super) at: u64,
-    /// Its block's number in the log and its place there: a newer record's is higher.
-    pub(super) place: (u64, u64),
-    pub(super) prev: SealedRef,
-    pub(super) count: u16,
-    pub(super) encoding: Encoding,
-    /// Prometheus' form.
-    pub(super) bytes: Vec<u8>,
-}
-
-/// What is to be sealed.
-pub(super) struct Sealing<'a> {
-    pub(super) prev: SealedRef,
-    pub(super) commit: CommitWord,
-    pub(super) encoding: u8,
-    pub(super) words: &'a [AtomicU64],
-    pub(super) max_ms: i64,
-}
-
-impl Record {
-    /// Copies the record; `None` if there is none, or its block was recycled.
-    pub(super) fn read(mapping: &Mapping, sealed: SealedRef) -> Result<Option<Self>, Corrupt> {
-        if sealed.is_none() {
-            return Ok(None);
-        }
-        let at = sealed.block(arena(mapping));
-        let header = header(mapping, at)?;
-        let is_valid = |order| header[block::TAG].load(order) & TAG_MASK == sealed.tag();
-        // Acquire: pairs with the Release store of what led here; the fence in `recycle` does the rest.
-        if !is_valid(Ordering::Acquire) {
-            return Ok(None);
-        }
-        let place = (header[block::SEQUENCE].load(Ordering::Relaxed), sealed.offset());
-        let record = Self::copy(mapping, at, place);
-        // Pairs with the Release fence after the tag was raised.
-        fence(Ordering::Acquire);
-        if is_valid(Ordering::Relaxed) { record.map(Some) } else { Ok(None) }
-    }
-
-    fn copy(mapping: &Mapping, block: u64, place: (u64, u64)) -> Result<Self, Corrupt> {
-        let offset = place.1;
-        let at = block + offset;
-        if offset < BLOCK_HEADER || offset + RECORD_HEADER > BLOCK {
-            return Err(Corrupt::field("series' sealed chunk", block, "an offset within its block", offset));
-        }
-        let mut head = [0; RECORD_HEADER as usize];
-        copy_bytes(mapping, at, &mut head)?;
-        let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let (prev, rest) = (SealedRef(word(&head[..8])), word(&head[8..]));
-        let (count, len, encoding) = ((rest >> 17) as u16, rest >> 7 & 0x3ff, Encoding((rest & 0x7f) as u8));
-        if offset + RECORD_HEADER + len > BLOCK {
-            return Err(Corrupt::field("series' sealed chunk's length", at, "an end within its block", len));
-        }
-        let mut bytes = vec![0; 2 + len as usize];
-        bytes[..2].copy_from_slice(&count.to_be_bytes());
-        copy_bytes(mapping, at + RECORD_HEADER, &mut bytes[2..])?;
-        Ok(Self { at, place, prev, count, encoding, bytes })
-    }
-
-    /// What decoding found wrong with it.
-    pub(super) fn bad(&self, bad: &BadChunk) -> Corrupt {
-        Corrupt::field("series' sealed chunk", self.at, bad.to_string(), self.count.into())
-    }
-}
-
 /// Whether a reference leads to a record that is still there.
 pub(super) fn is_there(mapping: &Mapping, sealed: SealedRef) -> Result<bool, Corrupt> {
+    if sealed.is_none() {
+        return Ok(false);
+    }
     let header = header(mapping, sealed.block(arena(mapping)))?;
     Ok(header[block::TAG].load(Ordering::Acquire) & TAG_MASK == sealed.tag())
 }
@@ -110,21 +40,6 @@ pub(super) fn header(mapping: &Mapping, at: u64) -> Result<&[AtomicU64], Corrupt
     mapping.words(at, block::WORDS)
 }
 
-/// Copies bytes at any offset.
-fn copy_bytes(mapping: &Mapping, at: u64, to: &mut [u8]) -> Result<(), Corrupt> {
-    let skip = (at % 8) as usize;
-    let words = mapping.words(at - skip as u64, (skip + to.len()).div_ceil(8) as u64)?;
-    let mut left = to;
-    for (i, word) in words.iter().enumerate() {
-        let bytes = word.load(Ordering::Relaxed).to_le_bytes();
-        let from = if i == 0 { &bytes[skip..] } else { &bytes[..] };
-        let (now, rest) = left.split_at_mut(from.len().min(left.len()));
-        now.copy_from_slice(&from[..now.len()]);
-        left = rest;
-    }
-    Ok(())
-}
-
 impl SeriesStore {
     /// Writes a record and lets `publish` refer to it, in one section.
     pub(super) fn seal_with(
@@ -136,23 +51,28 @@ impl SeriesStore {
         let _one = lock(&self.shared.log);
         let (mapping, len) = (self.mapping(), u64::from(chunk.commit.bits().div_ceil(8)));
         let (at, used) = self.block_for(generation, RECORD_HEADER + len)?;
+        // After that: the block may be the one that the chunk before lies in.
+        let prev = if is_there(mapping, chunk.prev)? { chunk.prev } else { SealedRef::default() };
+        let head = Head::of(&chunk, prev, arena(mapping), at);
+        let bytes = head.bytes() + len;
         let header = header(mapping, at)?;
         let words = mapping.words(at, BLOCK / 8)?;
         let sealed = SealedRef::new(arena(mapping), at, used, header[block::TAG].load(Ordering::Relaxed));
         self.process.write(generation, |section| {
             section.mark(at, 8 * block::WORDS);
-            section.mark(at + used, RECORD_HEADER + len);
+            section.mark(at + used, bytes);
             let shared = used % 8;
             let kept = u64::from_be(words[(used / 8) as usize % words.len()].load(Ordering::Relaxed));
             let kept = if shared == 0 { 0 } else { kept & (u64::MAX << (64 - 8 * shared)) };
             let mut writer = Writer::resume(words, used as u32 * 8, kept);
-            chunk.write(len, &mut writer);
+            head.write(&mut writer);
+            chunk.write(&mut writer);
             writer.flush();
             header[block::MAX_MS].store(
                 (header[block::MAX_MS].load(Ordering::Relaxed) as i64).max(chunk.max_ms) as u64,
                 Ordering::Relaxed,
             );
-            header[block::USED].store(used + RECORD_HEADER + len, Ordering::Relaxed);
+            header[block::USED].store(used + bytes, Ordering::Relaxed);
             publish(section, sealed);
         })
     }
@@ -279,23 +199,4 @@ fn kill(words: &[AtomicU64]) {
     fence(Ordering::Release);
     words[block::USED].store(BLOCK_HEADER, Ordering::Relaxed);
     words[block::MAX_MS].store(i64::MIN as u64, Ordering::Relaxed);
-}
-
-impl Sealing<'_> {
-    fn write(&self, len: u64, to: &mut impl Sink) {
-        to.put(self.prev.0, 64);
-        to.put(u64::from(self.commit.count()) << 17 | len << 7 | u64::from(self.encoding), 24);
-        let bits = self.commit.bits();
-        for (i, word) in self.words.iter().enumerate() {
-            let word = u64::from_be(word.load(Ordering::Relaxed));
-            let left = bits - 64 * i as u32;
-            if left >= 64 {
-                to.put(word, 64);
-            } else {
-                // What comes after the last bit is zero, in whole bytes.
-                let bytes = left.next_multiple_of(8);
-                to.put((word & (u64::MAX << (64 - left))) >> (64 - bytes), bytes);
-            }
-        }
-    }
 }

@@ -8,7 +8,7 @@ use super::layout::{CLASSES, ROOT_MAGIC, ROOT_WORDS, arena, root, row_blocks};
 use crate::alloc;
 use crate::directory::entry::{Decoded, Entry, Kind, Space};
 use crate::directory::{Directory, Key, Lookup, write_owned};
-use crate::error::{Corrupt, Full, Generation, WriteError};
+use crate::error::{Corrupt, Generation, WriteError};
 use crate::mapping::{Mapping, Words};
 use crate::os::clock;
 use crate::process::Process;
@@ -126,11 +126,5 @@ impl Root {
 
 /// Takes `bytes` of the owned arena that begin at a multiple of `align` from its start.
 pub(super) fn take(mapping: &Mapping, bytes: u64, align: u64) -> Result<u64, WriteError> {
-    let arena = arena(mapping);
-    let taken = alloc::owned(mapping, bytes + align - 8).map_err(WriteError::from_error)?;
-    let at = arena.offset + (taken - arena.offset).next_multiple_of(align);
-    if at + bytes > arena.end() {
-        return Err(Full::Region { needed_bytes: bytes, free_bytes: 0, limit_bytes: arena.len }.into());
-    }
-    Ok(at)
+    alloc::owned_aligned(mapping, bytes, align).map_err(WriteError::from_error)
 }

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 
 use super::head::{chunk_bytes, side};
 use super::layout::{CommitWord, ROOT_WORDS, ROW, ROWS, SealedRef, arena, root, row, row_blocks};
-use super::log::Record;
+use super::record::{Lead, Record};
 use super::root::Root;
 use super::store::Row;
 use super::xor::Decoder;
@@ -110,7 +110,7 @@ impl<'m> View<'m> {
 
     fn walk_from(
         &self,
-        (head, mut sealed): (Option<Copied>, SealedRef),
+        (head, sealed): (Option<Copied>, SealedRef),
         range_ms: RangeInclusive<i64>,
         keep: usize,
     ) -> Result<Walked, Error> {
@@ -119,15 +119,17 @@ impl<'m> View<'m> {
         if let Some(head) = head {
             found.take(head, &range_ms, keep)?;
         }
-        let mut place = (u64::MAX, u64::MAX);
+        let (mut place, mut lead) = ((u64::MAX, u64::MAX), Lead::of_row(self.mapping, sealed));
         // All that is older than the first chunk before the range is before it too.
         while found.oldest_ms >= *range_ms.start() {
-            let Some(record) = Record::read(self.mapping, sealed)? else { break };
+            let Some(found_at) = lead else { break };
+            let Some(record) = Record::read(self.mapping, found_at)? else { break };
             if record.place >= place {
-                let e = Corrupt::field("series' sealed chunk", record.at, "a place before the newer one's", sealed.0);
+                let found = record.place.1;
+                let e = Corrupt::field("series' sealed chunk", record.at, "a place before the newer one's", found);
                 return Err(e.into());
             }
-            (place, sealed) = (record.place, record.prev);
+            (place, lead) = (record.place, record.prev);
             let Record { at, count, encoding, bytes, .. } = record;
             found.take(Copied { at, count, encoding, bytes }, &range_ms, keep)?;
         }

@@ -79,6 +79,33 @@ fn by_size_the_oldest_block_gives_way() {
 }
 
 #[test]
+fn no_chunk_leads_into_the_next_use_of_a_block() {
+    let mut ground = Ground::new();
+    let (store, g) = ground.owned();
+    store.set_retention(None, Some(3 * 64 * 1024));
+    let loud_one = open(&store, g, 0);
+    // They seal a chunk where the one before is in the same block, in one before, in one that is another's meanwhile.
+    let paces = [1, 3, 7, 20, 50, 100, 150, 200, 250, 300];
+    let rare = paces.map(|pace| (pace, open(&store, g, pace as u32)));
+    let mut longest = 0;
+    for n in 0..60_000_i64 {
+        store.append(g, loud_one, loud(n)).unwrap();
+        for (pace, id) in rare.iter().filter(|(pace, _)| n % pace == 0) {
+            store.append(g, *id, loud(n)).unwrap();
+            if n / pace % 60 == 0 {
+                let found = all(&store, *id);
+                let first = n / pace + 1 - found.len() as i64;
+                let expected: Vec<_> = (first..=n / pace).map(|k| loud(k * pace)).collect();
+                assert_eq!(found, expected, "every {pace} at {n}");
+                longest = longest.max(found.len());
+            }
+        }
+    }
+    assert!(longest > 240, "no chain of chunks was read: {longest}");
+    assert!(inspect::faults(&ground.mapping).is_empty());
+}
+
+#[test]
 fn a_full_region_refuses_and_goes_on_when_something_expired() {
     let mut ground = Ground::of(&RegionSpec::new("r", 4 << 20));
     let (store, g) = ground.owned();
