@@ -108,7 +108,7 @@ pub(super) fn region_error(path: &Path, error: &Error) -> Failed {
         Error::Corrupt(corrupt) => match corrupt {
             Corrupt::Checksum { expected, found, .. } => (format!("crc {expected:#010x}"), format!("{found:#010x}")),
             Corrupt::Field { expected, found, .. } => (expected.to_string(), format!("{found:#x}")),
-            Corrupt::Foreign { expected, found } => (format!("magic {expected:?}"), format!("{found:?}")),
+            Corrupt::Foreign { expected, found } => (format!("magic \"{expected}\""), format!("\"{found}\"")),
             Corrupt::Truncated { expected_bytes, found_bytes, .. } => {
                 (format!("{expected_bytes} bytes"), found_bytes.to_string())
             }

@@ -33,7 +33,7 @@ pub enum Corrupt {
         found: u64,
     },
     /// Not a region at all: the magic is another.
-    #[error("not a heirloom region: the first bytes are {found:?}, expected {expected:?}")]
+    #[error("not a heirloom region: the first bytes are \"{found}\", expected \"{expected}\"")]
     Foreign {
         /// The magic, as text.
         expected: &'static str,

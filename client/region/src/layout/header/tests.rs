@@ -41,6 +41,11 @@ fn each_kind_of_wrong_file_has_its_own_error() {
         text(&[b'x'; 4096], len),
         r#"not a heirloom region: the first bytes are "xxxxxxxx", expected "HEIRLOOM""#
     );
+    assert_eq!(
+        text(b"\xc6\"HE\n\\MO", 8),
+        r#"not a heirloom region: the first bytes are "\xc6\"HE\n\\MO", expected "HEIRLOOM""#,
+        "escaped once"
+    );
     assert_eq!(text(&header().encode(), len - 1), format!("region file: {} bytes, expected {len}", len - 1));
     assert_eq!(text(&with(field::MAJOR, &[2, 0, 9, 0]), len), "region format 2.9, this build reads 1.x");
     let swapped = text(&with(field::BYTE_ORDER, &[0x0a, 0x0b, 0x0c, 0x0d]), len);
