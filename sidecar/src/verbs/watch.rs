@@ -22,7 +22,8 @@ pub(crate) async fn run(
     loop {
         match changes.message().await {
             Ok(Some(change)) => {
-                request.after_sequence = change.sequence;
+                // The state at the beginning comes by name, not by sequence.
+                request.after_sequence = request.after_sequence.max(change.sequence);
                 let event = Event::from(&change);
                 if printer.quiet {
                 } else if printer.is_json() {
@@ -33,6 +34,10 @@ pub(crate) async fn run(
             }
             Ok(None) => return Err(Failed::unreachable(sidecar.address(), "the end of the stream")),
             // The sidecar remembers some time: from there, without a gap, or not at all.
+            // Before its first event it does not know from where, and from anew is with a gap.
+            Err(status) if is_lagged(&status) && request.after_sequence == 0 => {
+                return Err(Failed { exit_code: exit::REFUSED, ..Failed::of_status(&status, Asked::ToRead) });
+            }
             Err(status) if is_lagged(&status) => {
                 let again = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await;
                 changes = again.map_err(|failed| Failed { exit_code: exit::REFUSED, ..failed })?;

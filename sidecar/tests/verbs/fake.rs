@@ -37,8 +37,10 @@ pub(crate) struct Script {
     pub(crate) regions: Vec<Region>,
     pub(crate) history: Vec<HandoverRecord>,
     pub(crate) changes: Vec<RegionEvent>,
-    /// So many watchers are let go after their first change, as too slow.
+    /// So many watchers are let go after their first change, if there is one, as too slow.
     pub(crate) lagging: u32,
+    /// After so many more.
+    pub(crate) lagging_after: usize,
     pub(crate) watches: Vec<WatchRegionsRequest>,
     pub(crate) abort: Option<Result<HandoverRecord, Failure>>,
     pub(crate) verify: Vec<VerifyEvent>,
@@ -177,7 +179,8 @@ impl ControlService for Service {
         script.lagging -= 1;
         let lagged = Failure::new(ErrorReason::InvalidField, "this watcher read too slowly: start anew").to_status();
         let lagged = Status::with_details(tonic::Code::OutOfRange, lagged.message(), lagged.details().to_vec().into());
-        let items = [Ok(script.changes[0].clone()), Err(lagged)];
+        let items: Vec<_> =
+            script.changes.iter().take(1 + script.lagging_after).cloned().map(Ok).chain([Err(lagged)]).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
     async fn handover(&self, request: Request<HandoverRequest>) -> Answer<Self::HandoverStream> {

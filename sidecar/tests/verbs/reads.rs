@@ -179,6 +179,28 @@ fn a_watcher_that_was_too_slow_goes_on() {
 }
 
 #[test]
+fn a_watcher_that_was_too_slow_for_its_first_event_is_told() {
+    let place = Place::new();
+    let fake = place.fake(Script { lagging: 1, ..Default::default() });
+    place.run("watch -o jsonl").code(3).says(&["this watcher read too slowly"]);
+    assert_eq!(fake.script.lock().unwrap().watches.len(), 1, "from anew is with a gap");
+    let fake = place.fake(Script { lagging: 1, ..Default::default() });
+    place.run("watch --after 7").code(5);
+    let asked: Vec<_> = fake.script.lock().unwrap().watches.iter().map(|w| w.after_sequence).collect();
+    assert_eq!(asked, [7, 7], "it knows from where");
+}
+
+#[test]
+fn a_watcher_of_many_regions_goes_on_after_the_newest_that_it_has_seen() {
+    let place = Place::new();
+    let changes = vec![change(9, region("cart")), change(4, region("shop"))];
+    let fake = place.fake(Script { changes, lagging: 1, lagging_after: 1, ..Default::default() });
+    place.run("watch -q").code(5);
+    let asked: Vec<_> = fake.script.lock().unwrap().watches.iter().map(|w| w.after_sequence).collect();
+    assert_eq!(asked, [0, 9], "the state comes by name, not by sequence");
+}
+
+#[test]
 fn quiet_watching_says_nothing() {
     let place = Place::new();
     let changes = vec![change(4, region("shop"))];
