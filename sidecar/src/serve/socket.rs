@@ -99,11 +99,33 @@ fn refuse_the_living(path: &Path) -> Result<(), ServeError> {
     }
 }
 
-/// An exclusive lock by file, held while this lives; the file says whose it is.
+/// An exclusive lock by file, held while this lives; the file says whose it is, and goes with the lock.
+///
+/// The file is removed while it is still locked, and who has locked a file then looks whether the path still leads to it: of
+/// those that wait at a file that is being removed none believes that it holds what the path now names.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    path: PathBuf,
+    file: File,
 }
+
+impl Lock {
+    fn is_at_its_path(&self) -> bool {
+        let here = self.file.metadata().map(|m| (m.dev(), m.ino()));
+        here.is_ok_and(|here| inode(&self.path).is_ok_and(|found| found == here))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.is_at_its_path() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// How often a file is locked that goes away meanwhile, before that is an error.
+const LOCK_TRIES: u32 = 64;
 
 /// Takes the lock at `path` for what `what` calls it.
 ///
@@ -111,23 +133,34 @@ pub(crate) struct Lock {
 /// [`ServeError::Busy`] names the holder.
 pub(crate) fn lock(path: &Path, what: &str) -> Result<Lock, ServeError> {
     make_directory(parent(path))?;
+    for _ in 0..LOCK_TRIES {
+        let mut lock = try_lock(path, what)?;
+        if lock.is_at_its_path() {
+            lock.file
+                .set_len(0)
+                .and_then(|()| lock.file.rewind())
+                .and_then(|()| writeln!(lock.file, "{}", std::process::id()))
+                .map_err(ServeError::io(format!("write {}", path.display())))?;
+            return Ok(lock);
+        }
+    }
+    Err(ServeError::Busy { what: what.to_owned(), holder: "one sidecar after the other that did not stay".into() })
+}
+
+/// Locks whatever file is at `path` now.
+fn try_lock(path: &Path, what: &str) -> Result<Lock, ServeError> {
     let at = || ServeError::io(format!("lock {}", path.display()));
-    let mut file =
+    let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(at())?;
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(Lock { path: path.into(), file }),
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             let _ = (&file).take(32).read_to_string(&mut holder);
-            return Err(ServeError::Busy { what: what.to_owned(), holder: format!("pid {}", holder.trim()) });
+            Err(ServeError::Busy { what: what.to_owned(), holder: format!("pid {}", holder.trim()) })
         }
-        Err(TryLockError::Error(e)) => return Err(at()(e)),
+        Err(TryLockError::Error(e)) => Err(at()(e)),
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(at())?;
-    Ok(Lock { _file: file })
 }
 
 /// Creates a directory with its parents, or does nothing.
@@ -197,7 +230,43 @@ mod tests {
         let held = lock(&path, "the socket").unwrap();
         let refused = lock(&path, "the socket").unwrap_err().to_string();
         assert!(refused.contains(&format!("pid {}", std::process::id())), "{refused}");
+        assert!(path.exists(), "who is refused removes nothing");
         drop(held);
+        assert!(!path.exists(), "the file goes with the lock");
         lock(&path, "the socket").unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_never_held_twice_though_its_file_comes_and_goes() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.lock");
+        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let Ok(held) = lock(&path, "the socket") else { continue };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "somebody else holds it");
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 0);
+    }
+
+    #[test]
+    fn a_lock_file_that_took_the_place_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.lock");
+        let held = lock(&path, "the socket").unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(held);
+        assert!(path.exists());
     }
 }

@@ -83,6 +83,24 @@ async fn drafts_of_a_killed_creation_are_removed_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_start_that_fails_leaves_no_lock_and_one_that_is_refused_takes_none_away() {
+    let dir = support::directory();
+    let config = support::config(dir.path());
+    let locks = [dir.path().join("run/h.sock.lock"), config.server.region_dir.join(".sidecar.lock")];
+    let mut taken = config.clone();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    taken.server.http_listen = holder.local_addr().unwrap().to_string();
+    let refused = serve::start(taken).await.err().expect("the address is somebody's");
+    assert!(matches!(refused, ServeError::Io { .. }), "{refused}");
+    assert!(locks.iter().all(|lock| !lock.exists()), "left behind");
+    let running = serve::start(config.clone()).await.expect("nothing is in the way");
+    serve::start(config).await.err().expect("somebody is there");
+    assert!(locks.iter().all(|lock| lock.exists()), "the holder's");
+    running.stop().await;
+    assert!(locks.iter().all(|lock| !lock.exists()), "left behind");
+}
+
+#[tokio::test]
 async fn what_forbids_a_start_is_named() {
     let dir = support::directory();
     let mut config = support::config(dir.path());
