@@ -155,7 +155,7 @@ policy! {
     series_max: u32 = 100_000;
     /// Regions that `HEIRLOOM_REPLICA=auto` may make for one service.
     replicas_max: u32 = 16;
-    /// Unplanned deaths of owners within `quarantine_within` that hold the region.
+    /// Unplanned deaths of owners within `quarantine_within` that hold the region; at most 16. 0: never.
     quarantine_deaths: u32 = 3;
     /// See `quarantine_deaths`.
     #[serde(with = "humantime_serde")]

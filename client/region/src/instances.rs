@@ -9,10 +9,12 @@
 //!      16      CRC of words 0..16
 //!      17      flags    18  threads waiting at a frozen gate (u32)    19  longest wait {attempt:24, ns:40}
 //!      20      last generation owned         21  who is reclaiming the row, 0 for nobody
+//!      22      {crc:32, bits:32} of what the instance declared: 1 prepare, 2 flush, 4 resume hook
 //! ```
 //!
-//! Words 0 to 16 are the arbiter's, 17 to 20 the instance's own, 21 a recoverer's. The first ones share no cache line pair
-//! with the others.
+//! Words 0 to 16 and 22 are the arbiter's, 17 to 20 the instance's own, 21 a recoverer's. The first ones share no cache line
+//! pair with the others. The CRC in word 22 is over incarnation and bits: what an earlier holder of the row declared, whose
+//! word an arbiter of an older release left as it was, is nobody's. Without it nothing is declared.
 //!
 //! Crash: an arbiter killed while it fills a row leaves it free. A row is freed only after all that belongs to its
 //! incarnation is ([`crate::recover`]), so an incarnation in a lane or a slot always has its row.
@@ -34,12 +36,13 @@ const WAITING: usize = 18;
 const BLACKOUT: usize = 19;
 const LAST_GENERATION: usize = 20;
 const CLAIMANT: usize = 21;
+const DECLARED: usize = 22;
 /// Longest version label in bytes.
 pub const VERSION_MAX: usize = 63;
 /// Offset in [`control::BOOT`]'s page of the number that the next attachment gets.
 const NEXT_NUMBER: u64 = control::BOOT + 128;
 
-const _: () = assert!(CRC_WORD * 8 == 128 && (CLAIMANT + 1) * 8 <= INSTANCE_ROW as usize);
+const _: () = assert!(CRC_WORD * 8 == 128 && (DECLARED + 1) * 8 <= INSTANCE_ROW as usize);
 const _: () = assert!(VERSION_MAX < 64 && IMMUTABLE_WORDS == 6 + 8 + 2);
 
 /// Bits of a row's flags word.
@@ -99,6 +102,8 @@ pub struct InstanceRow {
     pub blackout: u64,
     /// The last generation that it owned.
     pub last_generation: u64,
+    /// What it declared, for the arbiter that put it there; see [`declare`].
+    pub(crate) declared: Option<u32>,
 }
 
 impl InstanceRow {
@@ -175,7 +180,7 @@ impl<'m> Row<'m> {
             word.store(word_of(chunk), Ordering::Relaxed);
         }
         self.words[CRC_WORD].store(crc32(&bytes).into(), Ordering::Relaxed);
-        for word in &self.words[FLAGS..=CLAIMANT] {
+        for word in &self.words[FLAGS..=DECLARED] {
             word.store(0, Ordering::Relaxed);
         }
         // Publishes; pairs with the Acquire load in `read`.
@@ -232,8 +237,21 @@ impl<'m> Row<'m> {
             waiting: self.waiting.load(Ordering::Relaxed),
             blackout: self.blackout().load(Ordering::Relaxed),
             last_generation: self.last_generation().load(Ordering::Relaxed),
+            declared: declared(incarnation, self.words[DECLARED].load(Ordering::Relaxed)),
         })
     }
+}
+
+fn declared(incarnation: u64, word: u64) -> Option<u32> {
+    let bits = word as u32;
+    (word != 0 && word == declaration(incarnation, bits)).then_some(bits)
+}
+
+fn declaration(incarnation: u64, bits: u32) -> u64 {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&incarnation.to_le_bytes());
+    bytes[8..].copy_from_slice(&bits.to_le_bytes());
+    u64::from(crc32(&bytes)) << 32 | u64::from(bits)
 }
 
 fn word_of(chunk: &[u8]) -> u64 {
@@ -291,6 +309,18 @@ pub(crate) fn seat(mapping: &Mapping, new: &NewInstance) -> Result<(Seat, Option
     Err(Full::Table { table: "instance table", limit: mapping.limits().instances_max.into() }.into())
 }
 
+/// Keeps what the instance in `seat` declared for as long as it has its row; only the arbiter may. One word: a kill leaves
+/// what was there before, or this.
+///
+/// # Errors
+/// `Corrupt` if the table has no such row.
+pub(crate) fn declare(mapping: &Mapping, seat: Seat, bits: u32) -> Result<(), Error> {
+    mapping.check_writable()?;
+    let row = Row::of(mapping, seat.row)?;
+    row.words[DECLARED].store(declaration(seat.incarnation, bits), Ordering::Relaxed);
+    Ok(())
+}
+
 /// Random, not 0, and with a name that no one in the table has.
 pub(crate) fn fresh_incarnation(mapping: &Mapping) -> Result<u64, Error> {
     loop {
@@ -341,6 +371,29 @@ mod tests {
         assert_eq!(find(&m, seats[2].incarnation).unwrap().seat.row, 2);
         assert_eq!(find(&m, 0), None);
         assert!(seat(&table(1), &new(&"x".repeat(64))).is_err());
+    }
+
+    #[test]
+    fn a_declaration_is_that_of_the_one_in_the_row() {
+        let m = table(2);
+        let one = seat(&m, &new("v1")).unwrap().0;
+        let found = |row| read(&m, row).unwrap().unwrap().declared;
+        assert_eq!(found(one.row), None, "nothing was declared");
+        for bits in [0, 2, 7] {
+            declare(&m, one, bits).unwrap();
+            assert_eq!(found(one.row), Some(bits));
+        }
+        let word = &Row::of(&m, one.row).unwrap().words[DECLARED];
+        for bit in 0..64 {
+            word.fetch_xor(1 << bit, Ordering::Relaxed);
+            assert_eq!(found(one.row), None, "bit {bit}");
+            word.fetch_xor(1 << bit, Ordering::Relaxed);
+        }
+        // As an arbiter leaves it that does not know the word, when the next one is seated.
+        let other = one.incarnation ^ 1;
+        declare(&m, Seat { incarnation: other, ..one }, 0).unwrap();
+        assert_eq!(found(one.row), None, "another's");
+        assert!(declare(&m, Seat { row: 2, ..one }, 0).is_err());
     }
 
     #[test]

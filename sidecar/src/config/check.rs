@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use heirloom_region::arbiter::QUARANTINE_DEATHS_MAX;
 use serde::Serialize;
 
 use super::{Config, ConfigError, RegionPolicy};
@@ -174,6 +175,10 @@ fn policy(key: &str, policy: &RegionPolicy) -> Vec<Verdict> {
         }
         d => Ok(format!("{d:?}")),
     };
+    let deaths = match policy.quarantine_deaths {
+        deaths @ 0..=QUARANTINE_DEATHS_MAX => Ok(deaths.to_string()),
+        deaths => Err(format!("expected at most {QUARANTINE_DEATHS_MAX}, which a region remembers, found {deaths}")),
+    };
     vec![
         verdict(&at("limit"), at_least("limit", policy.limit.0, 4 << 20)),
         verdict(&at("freeze_timeout"), freeze),
@@ -181,6 +186,7 @@ fn policy(key: &str, policy: &RegionPolicy) -> Vec<Verdict> {
         verdict(&at("instances_max"), at_least("number of instances", policy.instances_max.into(), 2)),
         verdict(&at("lanes_max"), at_least("number of lanes", policy.lanes_max.into(), 1)),
         verdict(&at("slots_max"), at_least("number of slots", policy.slots_max.into(), 2)),
+        verdict(&at("quarantine_deaths"), deaths),
         verdict(&at("replicas_max"), at_least("number of replicas", policy.replicas_max.into(), 1)),
     ]
 }

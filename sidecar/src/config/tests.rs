@@ -81,6 +81,7 @@ fn the_check_names_every_value_that_forbids_a_start() {
     config.server.grpc_listen = "127.0.0.1:0".into();
     config.server.http_listen = "nowhere".into();
     config.region.freeze_timeout = Duration::from_secs(2);
+    config.region.quarantine_deaths = 17;
     config.regions.insert("Shop!".into(), RegionOverride::default());
     let bad: Vec<String> = config.check().into_iter().filter(|v| !v.ok).map(|v| v.key).collect();
     assert_eq!(
@@ -91,6 +92,7 @@ fn the_check_names_every_value_that_forbids_a_start() {
             "server.http_listen",
             "server.region_dir",
             "region.freeze_timeout",
+            "region.quarantine_deaths",
             "regions.Shop!"
         ]
     );

@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::handle::VerifyReport;
+use super::message::HookSet;
 use super::needs::Present;
 use super::reason::Reason;
 use crate::error::{Error, Full};
@@ -76,6 +77,8 @@ pub(crate) struct Row {
     pub(crate) token: [u8; 16],
     /// It said in the region that it is about to leave: its death is no crash.
     pub(crate) leaving: bool,
+    /// As it declared them to the arbiter before, if it has.
+    pub(crate) hooks: Option<HookSet>,
 }
 
 /// Who is to be seated.
@@ -174,6 +177,8 @@ pub(crate) trait Ground: Send {
         true
     }
     fn seat(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault>;
+    /// Keeps which hooks it has. A failure costs that each is believed to be there after the arbiter's next start.
+    fn note_hooks(&mut self, row: u32, incarnation: u64, hooks: HookSet);
     /// Whether the row's liveness lock proves its death.
     fn is_dead(&self, row: u32) -> bool;
     /// Frees what the dead held, on the proof of its pidfd or of its lock.

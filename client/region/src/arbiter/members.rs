@@ -41,6 +41,7 @@ impl Runner {
             Ok(seated) => seated,
             Err(refusal) => return reply(Err(refusal)),
         };
+        self.was_not_killed(incarnation);
         if let Some(session) = self.sessions.get_mut(&incarnation) {
             session.outbox = Some(outbox);
             if pidfd.is_some() {
@@ -129,7 +130,13 @@ impl Runner {
                 let change = session.ready != ready || session.ready_message != message;
                 (session.ready, session.ready_message) = (ready, message);
                 session.again = ready;
-                session.hooks = hooks.or(session.hooks);
+                if let Some(hooks) = hooks.filter(|hooks| session.hooks != Some(*hooks)) {
+                    session.hooks = Some(hooks);
+                    // Before the answer: who has it may rely on it, whichever arbiter is there then.
+                    if let Some(row) = session.row {
+                        self.ground.note_hooks(row, id, hooks);
+                    }
+                }
                 self.stale = true;
                 if change {
                     self.refresh();
@@ -207,7 +214,7 @@ impl Runner {
             self.vacant_since_ms = Some(unix_ms());
             // What it said in the region it may have had no stream to say.
             let said = |row: &Row| row.incarnation == id && row.leaving;
-            if !session.killed && !session.leaving && !self.ground.rows().iter().any(said) {
+            if session.killed.is_none() && !session.leaving && !self.ground.rows().iter().any(said) {
                 let now = unix_ms();
                 self.ground.note_death(self.machine.generation(), now);
                 self.deaths_ms.push(now);

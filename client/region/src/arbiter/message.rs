@@ -113,6 +113,23 @@ pub struct HookSet {
     pub resume: bool,
 }
 
+impl HookSet {
+    const PREPARE: u32 = 1;
+    const FLUSH: u32 = 2;
+    const RESUME: u32 = 4;
+
+    /// As the region keeps them. A bit of a later release stands for a hook that this one never calls.
+    pub(crate) fn bits(self) -> u32 {
+        let bit = |has: bool, bit: u32| if has { bit } else { 0 };
+        bit(self.prepare, Self::PREPARE) | bit(self.flush, Self::FLUSH) | bit(self.resume, Self::RESUME)
+    }
+
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        let has = |bit: u32| bits & bit != 0;
+        Self { prepare: has(Self::PREPARE), flush: has(Self::FLUSH), resume: has(Self::RESUME) }
+    }
+}
+
 /// A hook of the client crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {

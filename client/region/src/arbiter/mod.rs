@@ -44,7 +44,7 @@ pub use message::{
     SwitchRequest, Target, ToInstance, Watcher, Welcome,
 };
 pub use needs::{Present, verdict};
-pub use policy::{Policy, Vacancy};
+pub use policy::{Policy, QUARANTINE_DEATHS_MAX, Vacancy};
 pub use reason::Reason;
 pub use record::{Cause, Figures, InstanceRef, Kind, Outcome, Phase, Record};
 pub use status::{HandoverEvent, InstanceStatus, RegionEvent, RegionStatus, Role, State};

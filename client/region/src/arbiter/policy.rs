@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::message::{Refusal, Target};
 use super::reason::Reason;
+use crate::error::{Error, Misuse};
 
 /// What to do after the owner's unplanned death.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,6 +15,9 @@ pub enum Vacancy {
     /// The region stays vacant until somebody hands it over.
     Hold,
 }
+
+/// The most for [`Policy::quarantine_deaths`]: more are not remembered over the arbiter's restarts, and would never be counted.
+pub const QUARANTINE_DEATHS_MAX: u32 = crate::deaths::DEATHS_MAX as u32;
 
 /// A region's policy: the `[region]` table of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +38,8 @@ pub struct Policy {
     pub drain_timeout: Duration,
     /// For the kernel to prove a killed owner's death.
     pub kill_timeout: Duration,
-    /// This many deaths of owners within [`Policy::quarantine_within`] hold the region back.
+    /// This many deaths of owners within [`Policy::quarantine_within`] hold the region back; at most
+    /// [`QUARANTINE_DEATHS_MAX`], which are as many as the region remembers. 0: never.
     pub quarantine_deaths: u32,
     /// See [`Policy::quarantine_deaths`].
     pub quarantine_within: Duration,
@@ -60,6 +65,20 @@ impl Default for Policy {
             quarantine_within: s(60),
             history_max: 1000,
             events_max: 256,
+        }
+    }
+}
+
+impl Policy {
+    /// # Errors
+    /// `Misuse` for a value that cannot do what it says.
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        match self.quarantine_deaths {
+            0..=QUARANTINE_DEATHS_MAX => Ok(self),
+            more => {
+                let found = format!("{more}, but a region remembers at most {QUARANTINE_DEATHS_MAX}");
+                Err(Misuse::Argument { what: "quarantine_deaths", found }.into())
+            }
         }
     }
 }
@@ -310,6 +329,14 @@ mod tests {
         assert!(crash_loop(&[0, 10_000, 60_000], &policy));
         assert!(!crash_loop(&[0, 10_000, 60_001], &policy));
         assert!(!crash_loop(&[0, 0, 0], &Policy { quarantine_deaths: 0, ..policy }));
+    }
+
+    #[test]
+    fn more_deaths_than_are_remembered_cannot_be_asked_for() {
+        let policy = |quarantine_deaths| Policy { quarantine_deaths, ..Policy::default() }.checked();
+        assert!(policy(0).is_ok() && policy(QUARANTINE_DEATHS_MAX).is_ok());
+        let refused = policy(QUARANTINE_DEATHS_MAX + 1).expect_err("it would never be counted").to_string();
+        assert!(refused.contains("quarantine_deaths") && refused.contains("17"), "{refused}");
     }
 
     fn rounds_of(left: &[u64]) -> Option<usize> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::feed::OnEvent;
 use super::ground::{Checks, Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice};
 use super::handle::{Arbiter, FaultReport, VerifyReport};
+use super::message::HookSet;
 use super::needs::Present;
 use super::policy::Policy;
 use super::reason::Reason;
@@ -24,7 +25,7 @@ impl Arbiter {
     /// [`Arbiter::shutdown`]. `on_event` hears every change, on that thread, and must not block.
     ///
     /// # Errors
-    /// `Io` if there is no thread or no descriptor for it.
+    /// `Io` if there is no thread or no descriptor for it, `Misuse` for a policy that cannot do what it says.
     pub fn spawn(keeper: Keeper, policy: Policy, on_event: OnEvent) -> Result<Self, Error> {
         restart::spawn(Box::new(keeper), policy, on_event)
     }
@@ -143,6 +144,12 @@ impl Ground for Keeper {
         }
     }
 
+    fn note_hooks(&mut self, row: u32, incarnation: u64, hooks: HookSet) {
+        if let Err(error) = instances::declare(self.mapping(), Seat { row, incarnation }, hooks.bits()) {
+            tracing::error!(row, %error, "the hooks that an instance declared are not kept");
+        }
+    }
+
     fn is_dead(&self, row: u32) -> bool {
         self.instance_dead(row)
     }
@@ -257,5 +264,6 @@ fn row(found: InstanceRow) -> Row {
         attach_unix_ms: found.attach_unix_ms,
         token: found.instance.resume_token,
         leaving: found.flags & instances::flag::LEAVING != 0,
+        hooks: found.declared.map(HookSet::from_bits),
     }
 }

@@ -19,12 +19,13 @@ use super::policy::{Policy, Vacancy, crash_loop};
 use super::reason::Reason;
 use super::record::{InstanceRef, Outcome, Phase, Record};
 use super::runner::Runner;
-use super::session::{Call, Session};
+use super::session::{Call, Killed, Session};
 use crate::error::Error;
 use crate::os::clock::unix_ms;
 
 /// Starts the thread over a ground.
 pub(crate) fn spawn(ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent) -> Result<Arbiter, Error> {
+    let policy = policy.checked()?;
     let io = |op, source: std::io::Error| Error::io(op, None, source);
     let mailbox = Arc::new(Mailbox::new().map_err(|e| io("eventfd", e.into()))?);
     let shared = Arc::clone(&mailbox);
@@ -55,10 +56,11 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
     let sealed = ground.sealed();
     let (living, dead): (Vec<Row>, Vec<Row>) = ground.rows().into_iter().partition(|row| !ground.is_dead(row.row));
     let owner = owner_found(&sealed, &living);
-    let forced = closed.iter().filter_map(|number| journal.get(*number)).any(|record| record.forced);
     let crashed = match owner {
         // Its row tells that nobody has counted this death yet.
-        Owner::Dead(id) if !forced => dead.iter().any(|row| row.incarnation == id && !row.leaving),
+        Owner::Dead(id) if meant_to_kill(&journal, &sealed, id).is_none() => {
+            dead.iter().any(|row| row.incarnation == id && !row.leaving)
+        }
         _ => false,
     };
     if crashed {
@@ -148,6 +150,15 @@ fn owned_last(journal: &Journal, sealed: &Sealed, id: u64) -> u64 {
     if id == sealed.owner { sealed.generation } else { journal.iter().rev().find_map(owned_in).unwrap_or(0) }
 }
 
+/// The handover for which an arbiter killed, or was about to kill, this owner of the generation that is still open.
+fn meant_to_kill(journal: &Journal, sealed: &Sealed, id: u64) -> Option<u64> {
+    let meant = |r: &&Record| {
+        let its = r.source.as_ref().is_some_and(|source| source.incarnation == id);
+        its && r.forced && r.outcome == Outcome::Aborted && r.previous_generation == sealed.generation
+    };
+    journal.iter().rev().find(meant).map(|r| r.number)
+}
+
 fn last_owner(journal: &Journal, generation: u64) -> Option<InstanceRef> {
     let opened = |g: u64| journal.opener(g).and_then(|r| r.target.clone());
     (generation.saturating_sub(1)..=generation).rev().find_map(opened)
@@ -166,6 +177,8 @@ impl Runner {
         }
         if id == sealed.owner {
             self.last_owner = Some(session.at.clone());
+            // It may be dying, or may never have been sent the signal.
+            session.killed = meant_to_kill(&self.journal, sealed, id).map(Killed::Noted);
         }
         self.sessions.insert(id, session);
     }

@@ -20,6 +20,15 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
 }
 
+/// That SIGKILL was meant for an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Killed {
+    /// By this arbiter, which has sent it.
+    Here,
+    /// By one before, as this record says; whether it was sent is not known while nothing is heard of the instance.
+    Noted(u64),
+}
+
 pub(crate) struct Session {
     pub(crate) at: InstanceRef,
     pub(crate) row: Option<u32>,
@@ -44,8 +53,8 @@ pub(crate) struct Session {
     pub(crate) leaving: bool,
     pub(crate) left: bool,
     pub(crate) drain_timeout: Option<Duration>,
-    /// Sent SIGKILL by the arbiter: its death is no crash.
-    pub(crate) killed: bool,
+    /// By an arbiter: its death is no crash.
+    pub(crate) killed: Option<Killed>,
     pub(crate) calls: Vec<Call>,
     /// What the machine was told last.
     pub(crate) told: bool,
@@ -72,7 +81,7 @@ impl Session {
             needs: Vec::new(),
             ready: false,
             ready_message: String::new(),
-            hooks: None,
+            hooks: row.hooks,
             verdict: Ok(()),
             in_flight: BTreeMap::new(),
             owned,
@@ -80,7 +89,7 @@ impl Session {
             leaving: false,
             left: false,
             drain_timeout: None,
-            killed: false,
+            killed: None,
             calls: Vec::new(),
             told: false,
             again: false,

@@ -1,5 +1,6 @@
 //! A switch under way: what the machine's effects do to the region, to the hooks and to the record.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::closing::Looks;
@@ -9,7 +10,7 @@ use super::message::{Hook, Observer, Refusal, Reply, SwitchOptions, Target};
 use super::policy::Rounds;
 use super::record::{Cause, Figures, InstanceRef, Outcome, Phase, Record};
 use super::runner::Runner;
-use super::session::{Call, Session};
+use super::session::{Call, Killed, Session};
 use crate::os::clock::unix_ms;
 
 /// Until a round that writers block is tried again.
@@ -255,28 +256,52 @@ impl Runner {
         self.feed(if ok { Event::HookOk } else { Event::HookVetoed });
     }
 
+    /// The record says so before the signal is sent: whoever finds the dead also finds who was killed and for what, and that
+    /// it was no crash. A kill that did not come to be is taken back: here, or where the instance comes back
+    /// ([`Runner::was_not_killed`]).
     fn kill(&mut self, id: Id) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let sent = match &session.pidfd {
-            Some(pidfd) => crate::os::pidfd::send_signal(std::os::fd::AsFd::as_fd(pidfd), nix::sys::signal::SIGKILL)
-                .map_err(|e| e.to_string()),
+        let Some(session) = self.sessions.get(&id) else { return };
+        let name = session.at.instance.clone();
+        let sent = match session.pidfd.as_ref().map(|pidfd| pidfd.try_clone()) {
+            Some(Ok(pidfd)) => {
+                self.note_forced(true);
+                let sent = crate::os::pidfd::send_signal(pidfd.as_fd(), nix::sys::signal::SIGKILL);
+                if sent.is_err() {
+                    self.note_forced(false);
+                }
+                sent.map_err(|e| e.to_string())
+            }
+            Some(Err(e)) => Err(e.to_string()),
             None => Err("the kernel gave no handle to its process".into()),
         };
         match sent {
             Ok(()) => {
-                session.killed = true;
-                if let Some(active) = &self.active {
-                    self.journal.edit(active.number, |record| record.forced = true);
-                    // Its death is no crash, also to an arbiter that finds it.
-                    self.journal.save(&mut *self.ground, active.number);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.killed = Some(Killed::Here);
                 }
             }
             Err(words) => {
                 if let Some(active) = &mut self.active {
-                    active.words = format!("{} cannot be killed: {words}", session.at.instance);
+                    active.words = format!("{name} cannot be killed: {words}");
                 }
                 self.inbox.push_back(Event::KillRefused);
             }
+        }
+    }
+
+    fn note_forced(&mut self, forced: bool) {
+        let Some(number) = self.active.as_ref().map(|active| active.number) else { return };
+        self.journal.edit(number, |record| record.forced = forced);
+        self.journal.save(&mut *self.ground, number);
+    }
+
+    /// An instance is back of which an earlier arbiter noted that it would kill it: it came no further than the note.
+    pub(super) fn was_not_killed(&mut self, id: Id) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some(Killed::Noted(number)) = session.killed {
+            session.killed = None;
+            self.journal.edit(number, |record| record.forced = false);
+            self.journal.save(&mut *self.ground, number);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::arbiter::ground::{
     Checks, Closed, Closing, Fault, Ground, Identity, Newcomer, NotClosed, Row, Sealed, Slice,
 };
 use crate::arbiter::handle::VerifyReport;
+use crate::arbiter::message::HookSet;
 use crate::arbiter::needs::Present;
 use crate::arbiter::reason::Reason;
 
@@ -40,6 +41,8 @@ pub(in crate::arbiter) struct World {
     /// Rows of the instance table.
     pub(in crate::arbiter) rows_max: Option<usize>,
     pub(in crate::arbiter) reclaimed: Vec<u64>,
+    /// The arbiter is killed right after it has put such a record.
+    pub(in crate::arbiter) killed_at: Option<fn(&[u8]) -> bool>,
 }
 
 /// The ground.
@@ -131,9 +134,15 @@ impl Ground for Fake {
             attach_unix_ms: number,
             token: n.token,
             leaving: false,
+            hooks: None,
         };
         world.rows.push(row.clone());
         Ok((row, None))
+    }
+    fn note_hooks(&mut self, row: u32, incarnation: u64, hooks: HookSet) {
+        let mut world = self.world();
+        let found = world.rows.iter_mut().find(|r| r.row == row && r.incarnation == incarnation);
+        found.expect("attached").hooks = Some(hooks);
     }
     fn is_dead(&self, row: u32) -> bool {
         self.world().dead.contains(&row)
@@ -161,7 +170,11 @@ impl Ground for Fake {
     }
     fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault> {
         assert!(bytes.len() <= self.history_len_max() && !bytes.is_empty());
-        self.world().history.insert(number, bytes.to_vec());
+        let mut world = self.world();
+        world.history.insert(number, bytes.to_vec());
+        let is_killed = world.killed_at.is_some_and(|killed_at| killed_at(bytes));
+        drop(world);
+        assert!(!is_killed, "as if killed: whoever waits for it hears nothing more");
         Ok(())
     }
     fn present(&mut self) -> Result<Vec<Present>, Fault> {

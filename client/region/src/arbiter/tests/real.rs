@@ -171,6 +171,26 @@ fn another_arbiter_takes_the_same_region_up() {
     assert_eq!((record.number, record.generation), (2, 3));
 }
 
+/// An owner without a flush hook that is stopped while the arbiter is started anew: the region says that it need not be asked.
+#[test]
+fn the_region_remembers_which_hooks_an_owner_has() {
+    let real = Real::heap();
+    let (one, process) = real.here("1.0.0");
+    one.agree(Hook::Prepare);
+    one.ready_with(HookSet { prepare: true, flush: false, resume: true });
+    one.hear(|m| matches!(m, ToInstance::ReadyNoted { .. }).then_some(()));
+    real.until_owner(&one);
+    let (mapping, arbiter) = (Arc::clone(&real.mapping), real.arbiter.clone());
+    drop((one, real));
+    arbiter.shutdown();
+    let real = Real::over(mapping, Policy::default());
+    let (new, _new_process) = real.here("2.0.0");
+    let asked = real.ask(&new, SwitchOptions { flush_timeout: Some(super::SOON), ..SwitchOptions::default() });
+    new.agree(Hook::Prepare);
+    assert_eq!(asked.record().outcome, Outcome::Committed);
+    assert!(write(&process, Generation::new(2), 1).is_err(), "fenced");
+}
+
 /// Random bytes all over a region, page 0 apart: the arbiter answers whatever it finds.
 #[test]
 fn hostile_bytes_do_not_stop_the_arbiter() {

@@ -1,6 +1,7 @@
 //! An arbiter that takes up what another one left.
 
 use super::Region;
+use super::people::One;
 use crate::arbiter::*;
 
 #[test]
@@ -167,4 +168,89 @@ fn hostile_history_is_skipped() {
     one.ready();
     let new = region.standby("2.0.0");
     assert_eq!(region.hand_over(&one, &new).outcome, Outcome::Committed);
+}
+
+/// Whether it has a flush hook is known to each arbiter: an owner that is stopped says nothing more.
+#[test]
+fn declared_hooks_are_known_to_the_next_arbiter() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    old.ready_with(HookSet { prepare: true, flush: false, resume: true });
+    let new = region.standby("2.0.0");
+    region.until(|s| s.instances.len() == 2);
+    let resume = (new.name().to_owned(), new.welcome.resume_token);
+    let old_id = old.id();
+    drop((old, new));
+    let region = region.crash();
+    let new = region.attach_as(Hello { resume: Some(resume), version: "2.0.0".into(), ..Hello::default() });
+    let new = new.expect("resumed");
+    new.ready();
+    let asked = region.to("2.0.0", SwitchOptions { flush_timeout: Some(super::SOON), ..SwitchOptions::default() });
+    new.agree(Hook::Prepare);
+    let record = asked.record();
+    assert_eq!((record.outcome, record.source.map(|s| s.incarnation)), (Outcome::Committed, Some(old_id)));
+}
+
+/// A process that can be killed, as an owner whose writers are stuck.
+fn stuck_owner(region: &Region) -> (std::process::Child, One) {
+    let child = std::process::Command::new("sleep").arg("1000").spawn().expect("a process");
+    let pidfd = crate::os::pidfd::open(child.id()).expect("alive");
+    let hello = Hello { version: "1.0.0".into(), ..Hello::default() };
+    let old = One::attach_with(&region.arbiter, hello, Some(pidfd)).expect("a seat");
+    old.ready();
+    old.agree(Hook::Prepare);
+    region.until(|s| s.owner.as_ref().is_some_and(|o| o.incarnation == old.id()));
+    region.ground.world().stuck = true;
+    (child, old)
+}
+
+/// Killed between the note and the signal, or right after the signal: the note is there, and the death is no crash.
+#[test]
+fn who_is_killed_by_force_is_noted_before() {
+    let region = Region::new();
+    let (mut child, old) = stuck_owner(&region);
+    let new = region.standby("2.0.0");
+    region.ground.world().killed_at = Some(|record| record.windows(13).any(|text| text == b"\"forced\":true"));
+    let asked = region.to("2.0.0", SwitchOptions { force: true, ..SwitchOptions::default() });
+    let number = asked.number();
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    assert!(asked.answer.recv().is_err(), "nobody answers for the one that was killed");
+    assert_eq!(child.try_wait().expect("ours"), None, "it was noted first");
+    region.ground.world().killed_at = None;
+    child.kill().expect("alive");
+    child.wait().expect("reaped");
+    region.kill(&old);
+    drop((old, new));
+    let region = region.crash();
+    region.until(|s| s.owner.is_none());
+    let record = region.record(number);
+    assert_eq!((record.outcome, record.forced, record.caller.as_str()), (Outcome::Aborted, true, "uid:1000"));
+    assert!(region.ground.world().deaths.is_empty(), "no crash");
+}
+
+/// The same, where the signal was not sent: an instance that comes back was not killed, and if it dies later that is a crash.
+#[test]
+fn a_kill_that_was_noted_and_did_not_come_to_be_is_taken_back() {
+    let region = Region::new();
+    let (mut child, old) = stuck_owner(&region);
+    let new = region.standby("2.0.0");
+    region.ground.world().killed_at = Some(|record| record.windows(13).any(|text| text == b"\"forced\":true"));
+    let asked = region.to("2.0.0", SwitchOptions { force: true, ..SwitchOptions::default() });
+    let number = asked.number();
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    assert!(asked.answer.recv().is_err(), "nobody answers for the one that was killed");
+    region.ground.world().killed_at = None;
+    let resume = Some((old.name().to_owned(), old.welcome.resume_token));
+    // Over two more arbiters: the second finds the record closed.
+    let region = region.crash().crash();
+    assert!(region.record(number).forced, "it may be dying");
+    let back = region.attach_as(Hello { version: "1.0.0".into(), resume, ..Hello::default() }).expect("resumed");
+    assert!(!region.record(number).forced, "it was not killed");
+    region.kill(&back);
+    region.until(|s| s.owner.is_none());
+    assert_eq!(region.ground.world().deaths.len(), 1, "a crash");
+    child.kill().expect("alive");
+    child.wait().expect("reaped");
 }

@@ -207,9 +207,13 @@ impl World {
                     s.inbox.push_back(Event::KillRefused);
                     return false;
                 }
-                self.die(id);
-                if let Some(n) = number {
-                    self.history[n - 1].forced = true;
+                match number.map(|n| &mut self.history[n - 1].forced) {
+                    // Noted first; the signal is another step.
+                    Some(forced) if !*forced => {
+                        *forced = true;
+                        s.effects.push_front(Effect::Kill(id));
+                    }
+                    _ => self.die(id),
                 }
             }
             Effect::Reclaim(id) => {
