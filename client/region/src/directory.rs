@@ -240,6 +240,11 @@ impl<'m> Directory<'m> {
         })
     }
 
+    /// The word of the slot at this position, if it is filled.
+    pub(crate) fn slot_at(&self, at: u64) -> Option<u64> {
+        self.mapping.word(at).ok().map(|word| word.load(Ordering::Acquire)).filter(|slot| *slot != 0)
+    }
+
     /// A slot's number in the index, from its position.
     pub(crate) fn slot_number(&self, at: u64) -> usize {
         (at.saturating_sub(self.index.offset) / 8) as usize

@@ -1,6 +1,6 @@
 //! Reading everything that is in a region: for exposition, listings, eligibility and verification.
 //!
-//! Readers take no lock and stop nobody. What an entry says never changes, so a [`Catalog`] decodes each once and a scrape
+//! Readers take no lock and stop nobody. What an entry says never changes, so a [`Catalog`] decodes each once, when it can be read, and a scrape
 //! costs one pass over the lanes, from each lane's first word to its last, which is how they lie in memory.
 //!
 //! All bytes are input: a bad entry is skipped and reported ([`faults`]), an unknown kind is skipped and counted
@@ -22,6 +22,7 @@ use crate::series;
 
 mod catalog;
 mod cells;
+mod seen;
 mod sums;
 
 pub use crate::alloc::{SelfCounter, counted};

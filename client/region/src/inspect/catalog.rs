@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::seen::Seen;
 use super::sums::{Special, Sums};
 use super::{Decoded, Directory, Entry, Kind, family_of};
 use crate::mapping::Mapping;
@@ -67,10 +68,7 @@ pub enum Value {
 pub struct Catalog {
     seen: Seen,
     families: BTreeMap<String, Family>,
-    /// Series whose family was not seen yet: it lies in a slot that was empty when the pass came by.
-    orphans: Vec<Entry>,
     pub(super) special: Special,
-    bad: u64,
     unknown: u64,
 }
 
@@ -101,9 +99,9 @@ impl Catalog {
         self.families.values().filter_map(|f| f.read(mapping, &sums, &self.special)).collect()
     }
 
-    /// Entries that were skipped so far because they are not whole; [`super::faults`] names them.
+    /// Entries that could not be read when they were last looked at; [`super::faults`] names them.
     pub fn bad_entries(&self) -> u64 {
-        self.bad + self.orphans.len() as u64
+        self.seen.unreadable()
     }
 
     /// Entries that were skipped so far because this build does not know their kind.
@@ -111,24 +109,23 @@ impl Catalog {
         self.unknown
     }
 
-    /// Decodes what is new in the directory.
+    /// Decodes what is new in the directory, and tries again what could not be read before.
     pub(super) fn refresh(&mut self, mapping: &Mapping) {
         let directory = Directory::shared(mapping);
-        for (at, slot) in directory.filled() {
-            if !self.seen.is_new(directory.slot_number(at)) {
-                continue;
+        let (mut seen, specials) = (std::mem::take(&mut self.seen), self.special.len());
+        seen.look(&directory, |slot| match directory.read(slot) {
+            Ok((Decoded::Known(entry), _)) if entry.kind == Kind::Family => {
+                self.add_family(*entry);
+                true
             }
-            match directory.read(slot) {
-                Ok((Decoded::Known(entry), _)) if entry.kind == Kind::Family => self.add_family(*entry),
-                Ok((Decoded::Known(entry), _)) => self.orphans.push(*entry),
-                Ok((Decoded::Unknown { .. }, _)) => self.unknown += 1,
-                Err(_) => self.bad += 1,
+            Ok((Decoded::Known(entry), _)) => self.add_series(mapping, *entry),
+            Ok((Decoded::Unknown { .. }, _)) => {
+                self.unknown += 1;
+                true
             }
-        }
-        let (mut orphans, specials) = (std::mem::take(&mut self.orphans), self.special.len());
-        for entry in orphans.drain(..) {
-            self.add_series(mapping, entry);
-        }
+            Err(_) => false,
+        });
+        self.seen = seen;
         if self.special.len() != specials {
             self.special.sort();
         }
@@ -166,17 +163,17 @@ impl Catalog {
         self.families.entry(entry.name).or_insert(family);
     }
 
-    fn add_series(&mut self, mapping: &Mapping, entry: Entry) {
+    /// Whether the series is whole, and so is its family, which may lie in a slot that the pass has yet to come to.
+    fn add_series(&mut self, mapping: &Mapping, entry: Entry) -> bool {
         if !self.families.contains_key(&entry.name) {
             match family_of(mapping, &entry.name) {
                 Ok(Some(family)) => self.add_family(*family),
-                _ => return self.orphans.push(entry),
+                _ => return false,
             }
         }
-        let Some(family) = self.families.get_mut(&entry.name) else { return };
+        let Some(family) = self.families.get_mut(&entry.name) else { return false };
         if family.kind != Some(entry.kind) || check_place(mapping, &entry, &family.bounds).is_err() {
-            self.bad += 1;
-            return;
+            return false;
         }
         let first = entry.payload as u32;
         match entry.kind {
@@ -188,23 +185,7 @@ impl Catalog {
         family.is_sorted = false;
         let (payload, words, created_unix_ms) = (entry.payload, entry.words, entry.created_unix_ms);
         family.series.push(Series { labels: entry.labels.into(), payload, words, created_unix_ms });
-    }
-}
-
-/// A bit for each slot of an index that was decoded.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Vec<u64>);
-
-impl Seen {
-    /// Whether the slot was not asked for before.
-    pub(super) fn is_new(&mut self, slot: usize) -> bool {
-        let (word, bit) = (slot / 64, 1 << (slot % 64));
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        let new = self.0[word] & bit == 0;
-        self.0[word] |= bit;
-        new
+        true
     }
 }
 

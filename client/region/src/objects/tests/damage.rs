@@ -77,6 +77,27 @@ fn a_damaged_entry_is_named_and_harms_no_other() {
     assert!(inspect::faults(&m).is_empty());
 }
 
+#[test]
+fn an_entry_that_could_not_be_read_is_read_when_it_can_be() {
+    let (m, p) = filled();
+    let (mut keeper, _) = Keeper::open(Arc::clone(&m)).unwrap();
+    switch_to(&mut keeper, p.incarnation());
+    let cell = open_cell(&p, &CellSpec { name: "basket", labels: &[], bytes_max: 64 }).unwrap();
+    cell.write(p.learn().unwrap(), &[Part { schema: 1, codec: 0, bytes: b"tea".to_vec() }], None).unwrap();
+    let (shared, owned) = (Directory::shared(&m), Directory::owned(&m));
+    let entries = shared.filled().map(|(_, slot)| shared.offset(slot));
+    let offsets: Vec<u64> = entries.chain(owned.filled().map(|(_, slot)| owned.offset(slot))).collect();
+    let flip = |at: u64| _ = m.word(at + 16).unwrap().fetch_xor(1 << 40, Ordering::Relaxed);
+    offsets.iter().for_each(|at| flip(*at));
+    let (mut catalog, mut cells) = (inspect::Catalog::default(), inspect::Cells::default());
+    assert!(catalog.read(&m).is_empty() && cells.look(&m).is_empty());
+    assert_eq!(catalog.bad_entries(), 24);
+    offsets.iter().for_each(|at| flip(*at));
+    assert_eq!(catalog.read(&m).iter().map(|f| f.samples.len()).collect::<Vec<_>>(), [1; 12]);
+    assert_eq!(catalog.bad_entries(), 0);
+    assert_eq!(cells.look(&m), [("basket", vec![1])]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
