@@ -42,7 +42,9 @@ impl ErrorReason {
         use ErrorReason as R;
         match self {
             R::Unspecified | R::Io => Code::Internal,
-            R::InvalidName | R::InvalidField | R::SocketMismatch | R::Misuse => Code::InvalidArgument,
+            R::InvalidName | R::InvalidField | R::SocketMismatch | R::RequestIdReused | R::Misuse => {
+                Code::InvalidArgument
+            }
             R::RegionNotFound | R::InstanceNotFound | R::HandoverNotFound => Code::NotFound,
             R::TargetNotReady | R::TargetAmbiguous | R::NoStandby | R::NothingToRollBack => Code::FailedPrecondition,
             R::FormatIncompatible | R::SchemaUnreadable | R::KindMismatch | R::BucketsMismatch => {

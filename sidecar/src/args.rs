@@ -317,7 +317,7 @@ pub struct Switch {
     /// For the history
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
-    /// Joins the handover that has this id, if there is one
+    /// Joins the handover that has this id, if there is one; target and options must be the same
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<uuid::Uuid>,
 }

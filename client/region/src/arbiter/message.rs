@@ -218,7 +218,8 @@ impl fmt::Display for Target {
 pub struct SwitchOptions {
     /// Compare-and-swap.
     pub expected_generation: Option<u64>,
-    /// Remembered as long as the record; at most 64 bytes; empty: none.
+    /// Remembered as long as the record; at most 64 bytes; empty: none. The same request with the same id joins the handover,
+    /// or answers its record; another one ([`terms`](Self::terms)) with that id is refused, and changes nothing.
     pub request_id: String,
     /// Every verdict, no change.
     pub validate_only: bool,
@@ -240,6 +241,41 @@ pub struct SwitchOptions {
     pub drain_timeout: Option<Duration>,
     /// The old owner is asked to leave so long after its drain.
     pub retire_after: Option<Duration>,
+}
+
+impl SwitchOptions {
+    /// What decides what is done, as a request id stands for it: all but the id itself, and the note, which is for people.
+    pub fn terms(&self) -> String {
+        let Self {
+            expected_generation,
+            request_id: _,
+            validate_only,
+            force,
+            note: _,
+            ready_timeout,
+            prepare_timeout,
+            precopy_timeout,
+            flush_timeout,
+            freeze_timeout,
+            drain_timeout,
+            retire_after,
+        } = self;
+        let mut terms = Vec::new();
+        terms.extend(expected_generation.map(|generation| format!("expected_generation {generation}")));
+        terms.extend(validate_only.then(|| "validate_only".to_owned()));
+        terms.extend(force.then(|| "force".to_owned()));
+        let times = [
+            ("ready_timeout", ready_timeout),
+            ("prepare_timeout", prepare_timeout),
+            ("precopy_timeout", precopy_timeout),
+            ("flush_timeout", flush_timeout),
+            ("freeze_timeout", freeze_timeout),
+            ("drain_timeout", drain_timeout),
+            ("retire_after", retire_after),
+        ];
+        terms.extend(times.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {time:?}"))));
+        if terms.is_empty() { "no options".to_owned() } else { terms.join(", ") }
+    }
 }
 
 /// A handover.

@@ -13,6 +13,8 @@ words! {
         InvalidName = "INVALID_NAME",
         /// A field has a value that is not allowed.
         InvalidField = "INVALID_FIELD",
+        /// The request id stands for another request.
+        RequestIdReused = "REQUEST_ID_REUSED",
         /// No such region.
         RegionNotFound = "REGION_NOT_FOUND",
         /// No such instance is attached.
@@ -115,7 +117,7 @@ impl Reason {
     pub fn exit_code(self, phase: Option<Phase>) -> u8 {
         use Reason::*;
         match self {
-            InvalidName | InvalidField => 2,
+            InvalidName | InvalidField | RequestIdReused => 2,
             ShuttingDown | Unreachable => 5,
             RegionCorrupt | DigestMismatch | RegionQuarantined => 6,
             Unspecified | Io => 1,

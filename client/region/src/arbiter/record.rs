@@ -151,8 +151,13 @@ pub struct Record {
     pub rolls_back: Option<u64>,
     /// As the caller gave it; empty if it gave none.
     pub request_id: String,
-    /// What the request with that id asked for: the same id never stands for anything else.
+    /// What the request with that id asked for: verb and target, in words.
     pub asked: String,
+    /// And its options ([`SwitchOptions::terms`]); none in a record of a release that did not keep them. The same id never
+    /// stands for anything else: whoever asks for something else with it is refused.
+    ///
+    /// [`SwitchOptions::terms`]: super::message::SwitchOptions::terms
+    pub asked_options: Option<String>,
     /// As the caller gave it.
     pub note: String,
     /// Who asked: `uid:1000`, a certificate's subject, or the arbiter itself.

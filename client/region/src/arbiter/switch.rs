@@ -147,6 +147,7 @@ impl Runner {
                 .as_ref()
                 .filter(|_| !options.request_id.is_empty())
                 .map_or_else(String::new, |a| a.words.clone()),
+            asked_options: Some(options.terms()).filter(|_| !options.request_id.is_empty()),
             note: options.note.clone(),
             caller,
             create_unix_ms: unix_ms(),

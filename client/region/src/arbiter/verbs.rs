@@ -96,11 +96,8 @@ impl Runner {
             return None;
         }
         if let Some(known) = self.journal.by_request(&options.request_id) {
-            // Records of releases before this one do not say what was asked for.
-            if !known.asked.is_empty() && known.asked != asked.words {
-                let words = format!("request_id {} stands for another request: {}", known.request_id, known.asked);
-                let refusal = Refusal::new(Reason::InvalidField, words).compare(&known.asked, &asked.words);
-                (asked.reply)(Err(refusal.about(known.number)));
+            if let Some(refusal) = stands_for_another(known, &asked) {
+                (asked.reply)(Err(refusal));
                 return None;
             }
             if let Err(refusal) = self.feed.follow(known, asked.observer, unix_ms()) {
@@ -251,6 +248,20 @@ impl Runner {
         let record = self.journal.find(number)?;
         self.feed.follow(record, observer, unix_ms()).map_err(|refusal| refusal.about(number))
     }
+}
+
+/// A request id means one request: verb, target and options. Records of releases that did not keep one of these do not say.
+fn stands_for_another(known: &Record, asked: &Asked) -> Option<Refusal> {
+    let terms = asked.options.terms();
+    let same_words = known.asked.is_empty() || known.asked == asked.words;
+    let known_terms = known.asked_options.as_deref().unwrap_or(&terms);
+    if same_words && known_terms == terms {
+        return None;
+    }
+    let stands_for = format!("{} with {known_terms}", known.asked);
+    let words = format!("request_id {} stands for another request: {stands_for}", known.request_id);
+    let refusal = Refusal::new(Reason::RequestIdReused, words);
+    Some(refusal.compare(stands_for, format!("{} with {terms}", asked.words)).about(known.number))
 }
 
 /// The abort came after the commit.

@@ -56,17 +56,96 @@ fn a_request_id_stands_for_one_request() {
     let asked = region.to("2.0.0", with_id());
     let number = asked.number();
     let other = region.to("3.0.0", with_id()).refusal();
-    assert_eq!((other.reason, other.handover), (Reason::InvalidField, Some(number)), "{other}");
-    assert_eq!(other.expected.as_deref(), Some("handover to version 2.0.0"));
-    assert_eq!(other.found.as_deref(), Some("handover to version 3.0.0"));
+    assert_eq!((other.reason, other.handover), (Reason::RequestIdReused, Some(number)), "{other}");
+    assert_eq!(other.expected.as_deref(), Some("handover to version 2.0.0 with no options"));
+    assert_eq!(other.found.as_deref(), Some("handover to version 3.0.0 with no options"));
     new.agree(Hook::Prepare);
     old.agree(Hook::Flush);
     assert_eq!(asked.record().outcome, Outcome::Committed);
     let region = region.crash();
     let verb = region.rollback(None, with_id()).refusal();
-    assert_eq!((verb.reason, verb.handover), (Reason::InvalidField, Some(number)), "{verb}");
-    assert_eq!(verb.found.as_deref(), Some("rollback of the last handover"));
+    assert_eq!((verb.reason, verb.handover), (Reason::RequestIdReused, Some(number)), "{verb}");
+    assert_eq!(verb.found.as_deref(), Some("rollback of the last handover with no options"));
     assert_eq!(region.to("2.0.0", with_id()).record().number, number, "the same request joins");
+}
+
+#[test]
+fn a_request_id_with_other_options_is_refused_and_changes_nothing() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let soon = Some(Duration::from_secs(5));
+    let first = SwitchOptions {
+        request_id: "r1".into(),
+        expected_generation: Some(2),
+        flush_timeout: soon,
+        note: "first".into(),
+        ..options()
+    };
+    let others = || {
+        let of = |change: fn(&mut SwitchOptions)| {
+            let mut other = first.clone();
+            change(&mut other);
+            other
+        };
+        [
+            of(|o| o.expected_generation = None),
+            of(|o| o.expected_generation = Some(3)),
+            of(|o| o.validate_only = true),
+            of(|o| o.force = true),
+            of(|o| o.ready_timeout = Some(Duration::from_secs(5))),
+            of(|o| o.prepare_timeout = Some(Duration::from_secs(5))),
+            of(|o| o.precopy_timeout = Some(Duration::from_secs(5))),
+            of(|o| o.flush_timeout = Some(Duration::from_secs(6))),
+            of(|o| o.freeze_timeout = Some(Duration::from_millis(5))),
+            of(|o| o.drain_timeout = Some(Duration::from_secs(5))),
+            of(|o| o.retire_after = Some(Duration::from_secs(5))),
+        ]
+    };
+    let asked = region.to("2.0.0", first.clone());
+    let number = asked.number();
+    let refuse_others = |region: &Region| {
+        for other in others() {
+            let refusal = region.to("2.0.0", other).refusal();
+            assert_eq!((refusal.reason, refusal.handover), (Reason::RequestIdReused, Some(number)), "{refusal}");
+            let expected = "handover to version 2.0.0 with expected_generation 2, flush_timeout 5s";
+            assert_eq!(refusal.expected.as_deref(), Some(expected));
+            assert_ne!(refusal.found, refusal.expected);
+            assert_eq!(refusal.exit_code(), 2);
+        }
+    };
+    refuse_others(&region);
+    let joined = region.to("2.0.0", SwitchOptions { note: "tried again".into(), ..first.clone() });
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    assert_eq!(asked.record().outcome, Outcome::Committed);
+    let joined = joined.record();
+    assert_eq!((joined.number, joined.note.as_str()), (number, "first"), "a note is for people");
+    let history = region.history();
+    let region = region.crash();
+    refuse_others(&region);
+    assert_eq!(region.history(), history);
+    assert_eq!(region.to("2.0.0", first.clone()).record().number, number);
+}
+
+#[test]
+fn a_record_of_a_release_that_kept_no_options_joins_by_verb_and_target() {
+    let region = Region::new();
+    let old = region.owner("1.0.0");
+    let new = region.standby("2.0.0");
+    let with_id = || SwitchOptions { request_id: "r1".into(), ..options() };
+    let asked = region.to("2.0.0", with_id());
+    new.agree(Hook::Prepare);
+    old.agree(Hook::Flush);
+    let number = asked.record().number;
+    for (_, bytes) in region.ground.world().history.iter_mut().filter(|(n, _)| **n == number) {
+        let mut record = Record::from_bytes(bytes).expect("a record");
+        assert_eq!(record.asked_options.take().as_deref(), Some("no options"));
+        *bytes = serde_json::to_vec(&record).expect("JSON");
+    }
+    let region = region.crash();
+    assert_eq!(region.to("2.0.0", SwitchOptions { force: true, ..with_id() }).record().number, number);
+    assert_eq!(region.to("3.0.0", with_id()).refusal().reason, Reason::RequestIdReused);
 }
 
 #[test]
