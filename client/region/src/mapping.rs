@@ -14,12 +14,13 @@ use std::sync::Arc;
 use memmap2::MmapRaw;
 
 use crate::error::{Corrupt, Denied, Error, Misuse};
-use crate::layout::{EXTENT, Header, HeaderLimits, Segment, SegmentKind, control, extents};
+use crate::layout::{EXTENT, Header, HeaderLimits, Segment, SegmentKind, control};
 use crate::os::Registered;
 use crate::os::fork::ForkToken;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 mod draft;
+pub(crate) mod extents;
 mod grow;
 mod open;
 mod words;
@@ -27,6 +28,7 @@ mod words;
 pub use crate::layout::RegionSpec;
 pub(crate) use draft::Draft;
 pub use draft::{draft_of, remove_abandoned};
+use extents::Extents;
 pub(crate) use words::{Word, Word32, Words};
 
 /// A mapped region; used as `Arc<Mapping>`.
@@ -108,8 +110,7 @@ impl Mapping {
 
     /// Bytes of ready extents.
     pub fn used_bytes(&self) -> u64 {
-        let words = self.bitmap_words();
-        words.iter().map(|w| u64::from(w.load(Ordering::Relaxed).count_ones())).sum::<u64>() * EXTENT
+        self.extents().ready() * EXTENT
     }
 
     /// A segment's place.
@@ -197,15 +198,14 @@ impl Mapping {
     }
 
     fn is_extent_ready(&self, extent: u64) -> bool {
-        // Pairs with the AcqRel fetch_or in `grow_one`.
-        self.bitmap_words()[(extent / 64) as usize].load(Ordering::Acquire) & (1 << (extent % 64)) != 0
+        self.extents().is_ready(extent)
     }
 
-    fn bitmap_words(&self) -> &[AtomicU64] {
-        let offset = self.segment(SegmentKind::Extents).offset + extents::BITMAP;
-        let words = (self.header.virtual_len / EXTENT).div_ceil(64);
+    fn extents(&self) -> Extents<'_> {
+        let offset = self.segment(SegmentKind::Extents).offset;
+        let words = extents::len_bytes(self.header.virtual_len / EXTENT) / 8;
         // SAFETY: the header's check makes EXTENTS long enough for the file; it is allocated at creation.
-        unsafe { std::slice::from_raw_parts(self.at(offset).cast::<AtomicU64>(), words as usize) }
+        Extents(unsafe { std::slice::from_raw_parts(self.at(offset).cast::<AtomicU64>(), words as usize) })
     }
 
     /// The address of a byte; whoever reads there has checked it.

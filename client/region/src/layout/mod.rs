@@ -57,13 +57,8 @@ pub mod control {
     pub const LEN: u64 = 4 * 4096;
 }
 
-/// Offsets in the EXTENTS segment.
-pub mod extents {
-    /// Extents granted so far: never more than the limit allows, never less than are ready.
-    pub const GRANTED: u64 = 0;
-    /// The ready bitmap over the file, one bit for each extent.
-    pub const BITMAP: u64 = 64;
-}
+/// Bits for each extent in the EXTENTS segment ([`crate::mapping`]): granted, ready.
+pub const EXTENT_BITS: u64 = 2;
 
 /// The segments that this build knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,7 +70,7 @@ pub enum SegmentKind {
     Superblocks = 2,
     /// Boot record, sidecar's record, bump pointers.
     Control = 3,
-    /// Which extents of the file are allocated.
+    /// Which extents of the file are granted, and which are allocated.
     Extents = 4,
     /// One row for each attached process.
     Instances = 5,
@@ -161,7 +156,7 @@ impl SegmentKind {
         let (unit, extra) = match self {
             SegmentKind::Gate | SegmentKind::Superblocks => (PAGE, 0),
             SegmentKind::Control => (control::LEN, control::OBJECTS),
-            SegmentKind::Extents => (EXTENT, extents::BITMAP),
+            SegmentKind::Extents => (EXTENT, EXTENT_BITS),
             SegmentKind::Instances => (INSTANCE_ROW, 0),
             SegmentKind::Slots => (SLOT, 0),
             SegmentKind::LaneTable => (LANE_ROW, 0),
@@ -224,4 +219,4 @@ pub(crate) const fn align_up(value: u64, unit: u64) -> u64 {
 const _: () =
     assert!(EXTENT.is_multiple_of(PAGE) && LANE_STRIP.is_multiple_of(EXTENT) && HISTORY_SLOT.is_multiple_of(8));
 const _: () = assert!(PAGE.is_multiple_of(INSTANCE_ROW) && PAGE.is_multiple_of(SLOT) && PAGE.is_multiple_of(LANE_ROW));
-const _: () = assert!(control::COUNTERS + PAGE == control::LEN && extents::BITMAP.is_multiple_of(8));
+const _: () = assert!(control::COUNTERS + PAGE == control::LEN);

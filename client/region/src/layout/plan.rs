@@ -3,9 +3,10 @@
 use super::header::{HeaderLimits, NAME_MAX};
 use super::{
     EXTENT, HISTORY_SLOT, INSTANCE_ROW, LANE_ROW, LANE_STRIP, PAGE, SHARED_INDEX_BYTES, SLOT, SUMMARY_PAGES,
-    SegmentEntry, SegmentKind, align_up, control, extents,
+    SegmentEntry, SegmentKind, align_up, control,
 };
 use crate::error::{Error, Misuse};
+use crate::mapping::extents;
 
 /// What a new region is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub(super) fn segment_len_min(kind: SegmentKind, limits: &HeaderLimits) -> u64 {
         SegmentKind::Gate => PAGE,
         SegmentKind::Superblocks => 2 * PAGE,
         SegmentKind::Control => control::LEN,
-        SegmentKind::Extents => extents::BITMAP,
+        SegmentKind::Extents => PAGE,
         SegmentKind::Instances => u64::from(limits.instances_max) * INSTANCE_ROW,
         SegmentKind::Slots => u64::from(limits.slots_max) * SLOT,
         SegmentKind::LaneTable => lanes * LANE_ROW,
@@ -108,10 +109,10 @@ pub(super) fn segment_len_min(kind: SegmentKind, limits: &HeaderLimits) -> u64 {
 pub fn plan(spec: &RegionSpec) -> Result<(Vec<SegmentEntry>, u64), Error> {
     spec.check()?;
     let limits = spec.limits();
-    // The bitmap covers the file and lies in it: an upper bound of the rest, and room for the bitmap itself, settle it.
+    // The bits cover the file and lie in it: an upper bound of the rest, and room for the bits themselves, settle it.
     let rest: u64 = SegmentKind::ALL.iter().map(|kind| segment_len_min(*kind, &limits) + EXTENT).sum();
-    let bitmap = (rest / EXTENT).div_ceil(8);
-    let extents_len = align_up(extents::BITMAP + bitmap + bitmap / (4 * 1024) + 64, PAGE);
+    let bits = extents::len_bytes(rest / EXTENT);
+    let extents_len = align_up(bits + bits / (4 * 1024) + 64, PAGE);
     let mut offset = PAGE;
     let mut segments = Vec::with_capacity(SegmentKind::ALL.len());
     for kind in SegmentKind::ALL {
@@ -139,13 +140,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bitmap_covers_the_file_at_every_limit() {
+    fn the_bits_cover_the_file_at_every_limit() {
         for shift in 21..=40 {
             for odd in [0, PAGE] {
                 let spec = RegionSpec::new("r", ((1u64 << shift) + odd).min(RegionSpec::LIMIT_BYTES_MAX));
                 let (segments, len) = plan(&spec).unwrap();
-                let extents = segments.iter().find(|s| s.kind == SegmentKind::Extents as u32).unwrap();
-                assert!((extents.len - extents::BITMAP) * 8 >= len / EXTENT, "limit {}", spec.limit_bytes);
+                let segment = segments.iter().find(|s| s.kind == SegmentKind::Extents as u32).unwrap();
+                assert!(segment.len >= extents::len_bytes(len / EXTENT), "limit {}", spec.limit_bytes);
                 assert!(segments.windows(2).all(|w| w[0].offset + w[0].len <= w[1].offset));
             }
         }

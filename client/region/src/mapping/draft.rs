@@ -17,7 +17,6 @@ use super::{Mapping, RegionSpec};
 use crate::error::{Error, Full};
 use crate::layout::{EXTENT, Header, PAGE, SegmentKind, align_up};
 use crate::os;
-use crate::sync::Ordering;
 
 /// A region file without its name; removed unless published.
 pub(crate) struct Draft {
@@ -91,9 +90,9 @@ impl Mapping {
     }
 
     fn write_header(&self, fixed: u64) -> Result<(), Error> {
-        self.granted().store(fixed / EXTENT, Ordering::Relaxed);
         for extent in 0..fixed / EXTENT {
-            self.bitmap_words()[(extent / 64) as usize].fetch_or(1 << (extent % 64), Ordering::Relaxed);
+            self.extents().grant(extent, u64::MAX);
+            self.extents().make_ready(extent);
         }
         self.copy_in(0, &self.header.encode())?;
         Ok(())

@@ -1,14 +1,14 @@
 //! How a region grows: extents become ready, one by one, and never cease to be.
 //!
 //! Growth needs no claim. `fallocate` is idempotent, so a process killed inside `ensure` leaves at most blocks that the
-//! next one allocates again, and a share of the limit that stays granted; the ready bit comes last. (A claim by CAS, as in
-//! an extent table, would have to be taken over from the dead.)
+//! next one allocates again, and a grant that the next one uses ([`super::extents`]); the ready bit comes last. (A claim by
+//! CAS, as in an extent table, would have to be taken over from the dead.)
 
 use super::Mapping;
+use super::extents::Grant;
 use crate::error::{Error, Full};
-use crate::layout::{EXTENT, PAGE, SUMMARY_PAGES, SegmentKind, align_up, extents};
+use crate::layout::{EXTENT, PAGE, SUMMARY_PAGES, SegmentKind, align_up};
 use crate::os;
-use crate::sync::{AtomicU64, Ordering};
 
 /// How often a grower yields to another one in flight before it calls the region full.
 const GRANT_TRIES: u32 = 100;
@@ -55,55 +55,44 @@ impl Mapping {
         Ok(())
     }
 
-    /// Grant, allocate, publish. Killed before the last step, it leaves a grant that is never used: the region's limit is
-    /// then reached an extent early, and never late, until a keeper opens the region while nobody is attached.
+    /// Grant, allocate, publish. Killed before the last step, it leaves a grant for the next one who needs this extent.
     fn grow_one(&self, extent: u64, needed_bytes: u64) -> Result<(), Error> {
-        if !self.grant(extent, needed_bytes)? {
-            return Ok(());
+        let extents = self.extents();
+        for _ in 0..GRANT_TRIES {
+            if !self.grant(extent, needed_bytes)? {
+                return Ok(());
+            }
+            if let Some(fd) = self.fd()
+                && let Err(errno) = os::fs::allocate(fd, extent * EXTENT, EXTENT)
+            {
+                extents.give_back(extent);
+                return Err(self.refused(errno, needed_bytes));
+            }
+            if extents.make_ready(extent) {
+                return Ok(());
+            }
         }
-        let given_back = |error| {
-            self.granted().fetch_sub(1, Ordering::Relaxed);
-            error
-        };
-        if let Some(fd) = self.fd() {
-            os::fs::allocate(fd, extent * EXTENT, EXTENT)
-                .map_err(|errno| given_back(self.refused(errno, needed_bytes)))?;
-        }
-        // Pairs with the Acquire load in `is_extent_ready`.
-        let before = self.bitmap_words()[(extent / 64) as usize].fetch_or(1 << (extent % 64), Ordering::AcqRel);
-        if before & (1 << (extent % 64)) != 0 {
-            self.granted().fetch_sub(1, Ordering::Relaxed);
-        }
-        Ok(())
+        Err(self.full(needed_bytes))
     }
 
     /// Takes one extent of the limit; false if somebody has made the extent ready meanwhile.
-    fn grant(&self, extent: u64, needed_bytes: u64) -> Result<bool, Error> {
-        let limit = self.limit_bytes() / EXTENT;
+    pub(super) fn grant(&self, extent: u64, needed_bytes: u64) -> Result<bool, Error> {
+        let (extents, limit) = (self.extents(), self.limit_bytes() / EXTENT);
         for _ in 0..GRANT_TRIES {
-            let granted = self.granted().load(Ordering::Relaxed);
-            if granted >= limit {
+            match extents.grant(extent, limit) {
+                Grant::Taken => return Ok(true),
+                Grant::Ready => return Ok(false),
                 // Another may be about to make this very extent ready, or to give a grant back.
-                if granted == self.used_bytes() / EXTENT {
-                    break;
-                }
-                std::thread::yield_now();
-            } else if self
-                .granted()
-                .compare_exchange(granted, granted + 1, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-            {
-                return Ok(true);
-            }
-            if self.is_extent_ready(extent) {
-                return Ok(false);
+                Grant::Full if extents.granted() == extents.ready() => break,
+                Grant::Full => std::thread::yield_now(),
             }
         }
-        if self.is_extent_ready(extent) {
-            return Ok(false);
-        }
+        if self.is_extent_ready(extent) { Ok(false) } else { Err(self.full(needed_bytes)) }
+    }
+
+    fn full(&self, needed_bytes: u64) -> Error {
         let free_bytes = self.limit_bytes().saturating_sub(self.used_bytes());
-        Err(Full::Region { needed_bytes, free_bytes, limit_bytes: self.limit_bytes() }.into())
+        Full::Region { needed_bytes, free_bytes, limit_bytes: self.limit_bytes() }.into()
     }
 
     fn refused(&self, errno: nix::Error, needed_bytes: u64) -> Error {
@@ -130,12 +119,6 @@ impl Mapping {
 
     /// With nobody attached: what was granted and never made ready was taken by a grower that was killed.
     pub(crate) fn drop_unused_grants(&self) {
-        self.granted().store(self.used_bytes() / EXTENT, Ordering::Relaxed);
-    }
-
-    pub(super) fn granted(&self) -> &AtomicU64 {
-        let offset = self.segment(SegmentKind::Extents).offset + extents::GRANTED;
-        // SAFETY: as in `bitmap_words`.
-        unsafe { &*self.at(offset).cast::<AtomicU64>() }
+        self.extents().forget_unused();
     }
 }

@@ -141,8 +141,7 @@ fn fill(dir: &Path) {
     let Error::Full(Full::Region { free_bytes, limit_bytes, .. }) = e else { panic!("{e}") };
     assert!(free_bytes < EXTENT && limit_bytes == 64 << 20);
     assert!(m.used_bytes() <= 4 << 20);
-    let before = m.granted().load(Ordering::Relaxed);
-    assert_eq!(before * EXTENT, m.used_bytes(), "a refused extent's grant came back");
+    assert_eq!(m.extents().granted() * EXTENT, m.used_bytes(), "a refused extent's grant came back");
     let e = Mapping::create_file(dir, &RegionSpec { name: "second".into(), ..spec(64 << 20) }).unwrap_err();
     assert_eq!(e.reason(), "REGION_FULL");
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1, "the draft is gone");
@@ -183,7 +182,7 @@ fn a_file_that_is_no_region_says_which_way() {
 fn a_region_whose_fixed_segments_are_not_allocated_is_refused() {
     let dir = shm();
     let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
-    made.bitmap_words()[0].fetch_and(!1, Ordering::Relaxed);
+    made.extents().0[0].fetch_and(!2, Ordering::Relaxed);
     let e = Mapping::open_file(&dir.path().join("r"), false).unwrap_err();
     assert!(matches!(e, Error::Corrupt(Corrupt::OutOfBounds { what: "unallocated extent", .. })), "{e}");
 }
@@ -195,13 +194,33 @@ fn a_reboot_gives_back_the_grants_of_the_killed_and_the_blocks_of_the_ready() {
     let arena = m.segment(SegmentKind::SharedArena).offset;
     m.ensure(arena, 8).unwrap();
     // A grower killed after its grant; and an extent whose ready bit came to the disk without its blocks.
-    m.granted().fetch_add(5, Ordering::Relaxed);
+    killed_growers(&m, 5);
     let punch = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
     nix::fcntl::fallocate(m.fd().unwrap(), punch, arena as i64, EXTENT as i64).unwrap();
     let blocks = || std::fs::metadata(dir.path().join("r")).unwrap().blocks() * 512;
     assert!(blocks() < m.used_bytes());
     m.settle_after_reboot().unwrap();
-    assert_eq!((blocks(), m.granted().load(Ordering::Relaxed) * EXTENT), (m.used_bytes(), m.used_bytes()));
+    assert_eq!((blocks(), m.extents().granted() * EXTENT), (m.used_bytes(), m.used_bytes()));
+}
+
+/// Takes grants as growers do that are killed before they allocate.
+fn killed_growers(m: &Mapping, n: u64) {
+    let last = m.segment(SegmentKind::SharedArena).end() / EXTENT;
+    (last - n..last).for_each(|extent| assert!(m.grant(extent, EXTENT).unwrap()));
+}
+
+#[test]
+fn the_grant_of_a_killed_grower_serves_whoever_needs_its_extent() {
+    let m = Mapping::heap(&spec(4 << 20)).unwrap();
+    let arena = m.segment(SegmentKind::SharedArena);
+    let last = arena.end() / EXTENT;
+    // While others live: extents are asked for, their growers killed, again and again.
+    (0..1000).for_each(|_| killed_growers(&m, 5));
+    for extent in (arena.offset / EXTENT..last).rev() {
+        let _ = m.ensure(extent * EXTENT, 8);
+    }
+    assert_eq!(m.used_bytes(), m.limit_bytes(), "nothing of the limit is lost");
+    assert!((last - 5..last).all(|extent| m.is_extent_ready(extent)));
 }
 
 #[test]
@@ -209,10 +228,10 @@ fn a_grant_that_a_killed_grower_took_comes_back_when_nobody_is_attached() {
     use crate::digest::{Keeper, tests::attach};
     let dir = shm();
     let m = Mapping::create_file(dir.path(), &spec(1 << 26)).unwrap();
-    let granted = || m.granted().load(Ordering::Relaxed) * EXTENT;
+    let granted = || m.extents().granted() * EXTENT;
     let mut keeper = Keeper::open(Arc::clone(&m)).unwrap().0;
     let a = attach(&mut keeper, "v1");
-    m.granted().fetch_add(5, Ordering::Relaxed);
+    killed_growers(&m, 5);
     drop(keeper);
     let keeper = Keeper::open(Arc::clone(&m)).unwrap().0;
     assert_eq!(granted(), m.used_bytes() + 5 * EXTENT, "the living may be about to use theirs");
@@ -223,9 +242,9 @@ fn a_grant_that_a_killed_grower_took_comes_back_when_nobody_is_attached() {
 
 #[test]
 fn damaged_accounts_make_a_region_full_and_nothing_worse() {
-    for granted in [0, 1, u64::MAX, 64] {
+    for bits in [0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaaa, u64::MAX, 64] {
         let m = Mapping::heap(&spec(4 << 20)).unwrap();
-        m.granted().store(granted, Ordering::Relaxed);
+        m.extents().0.iter().skip(1).for_each(|word| _ = word.fetch_or(bits, Ordering::Relaxed));
         let arena = m.segment(SegmentKind::SharedArena);
         for i in 0..arena.len / EXTENT {
             match m.ensure(arena.offset + i * EXTENT, 8) {

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::error::{Corrupt, Error, Incompatible};
 use crate::layout::plan::segment_len_min;
-use crate::layout::{EXTENT, MAJOR, PAGE, SegmentKind, crc32, extents};
+use crate::layout::{EXTENT, MAJOR, PAGE, SegmentKind, crc32};
+use crate::mapping::extents;
 
 /// The first page of something that may be a region.
 pub struct UncheckedHeader {
@@ -186,7 +187,7 @@ fn check_known(
         return Err(Incompatible::Format { expected, found }.into());
     }
     let min = match kind {
-        SegmentKind::Extents => extents::BITMAP + (virtual_len / EXTENT).div_ceil(64) * 8,
+        SegmentKind::Extents => extents::len_bytes(virtual_len / EXTENT),
         kind => segment_len_min(kind, limits),
     };
     if s.len < min {
