@@ -325,7 +325,10 @@ pub(crate) fn declare(mapping: &Mapping, seat: Seat, bits: u32) -> Result<(), Er
 pub(crate) fn fresh_incarnation(mapping: &Mapping) -> Result<u64, Error> {
     loop {
         let candidate = u64::from_le_bytes(os::random_bytes()?);
-        let taken = rows(mapping).flatten().any(|row| row.seat.incarnation as u32 == candidate as u32);
+        let is_of = |row| {
+            Row::of(mapping, row).is_ok_and(|row| row.incarnation().load(Ordering::Relaxed) as u32 == candidate as u32)
+        };
+        let taken = (0..mapping.limits().instances_max).any(is_of);
         if candidate as u32 != 0 && !taken {
             return Ok(candidate);
         }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mailbox::{Command, Mailbox};
 use super::message::{
@@ -114,7 +114,7 @@ impl Arbiter {
         outbox: Box<dyn Outbox>,
         reply: Reply<Result<Welcome, Refusal>>,
     ) {
-        self.send(Command::Attach { hello, pidfd, outbox, reply });
+        self.send(Command::Attach { hello, pidfd, outbox, asked: Instant::now(), reply });
     }
     /// Something that an instance said. Ignored if it is not attached any more, and dropped if the queue is full.
     pub fn message(&self, incarnation: u64, message: FromInstance) {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -27,6 +27,7 @@ pub(crate) enum Command {
         hello: Hello,
         pidfd: Option<OwnedFd>,
         outbox: Box<dyn Outbox>,
+        asked: Instant,
         reply: Reply<Result<Welcome, Refusal>>,
     },
     Message {

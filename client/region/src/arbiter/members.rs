@@ -31,11 +31,12 @@ impl Runner {
         hello: Hello,
         pidfd: Option<OwnedFd>,
         outbox: Box<dyn Outbox>,
+        asked: Instant,
         reply: Reply<Result<Welcome, Refusal>>,
     ) {
         let seated = match &hello.resume {
             Some((instance, token)) => self.resume(instance, *token, hello.uid),
-            None => self.seat(&hello),
+            None => self.seat(&hello, asked),
         };
         let (incarnation, welcome) = match seated {
             Ok(seated) => seated,
@@ -56,7 +57,7 @@ impl Runner {
         self.publish(None);
     }
 
-    fn seat(&mut self, hello: &Hello) -> Result<(Id, Welcome), Refusal> {
+    fn seat(&mut self, hello: &Hello, asked: Instant) -> Result<(Id, Welcome), Refusal> {
         let label = hello.version.as_str();
         let refused = |fault: Fault| Refusal {
             expected: fault.limit.map(|limit| limit.to_string()),
@@ -74,7 +75,7 @@ impl Runner {
         } else {
             let (version, start_ticks) = (label.to_owned(), hello.start_ticks);
             let newcomer = Newcomer { version, pid: hello.pid, uid: hello.uid, start_ticks, token };
-            self.seat_newcomer(&newcomer).map_err(refused)?
+            self.seat_newcomer(&newcomer, asked).map_err(refused)?
         };
         let (incarnation, instance) = (row.incarnation, row.instance.clone());
         let mut session = Session::new(&row, 0);
@@ -88,13 +89,10 @@ impl Runner {
         Ok((incarnation, Welcome { instance, resume_token: token, incarnation, row, liveness }))
     }
 
-    /// Rows of the dead are looked for before a table counts as full: the next probe would free them only later.
-    fn seat_newcomer(&mut self, newcomer: &Newcomer) -> Result<(Row, Option<OwnedFd>), Fault> {
+    /// Rows of the dead are looked for before a table counts as full.
+    fn seat_newcomer(&mut self, newcomer: &Newcomer, asked: Instant) -> Result<(Row, Option<OwnedFd>), Fault> {
         match self.ground.seat(newcomer) {
-            Err(full) if full.reason == Reason::TableFull => {
-                self.probe_all();
-                self.ground.seat(newcomer)
-            }
+            Err(full) if full.reason == Reason::TableFull && self.make_room(asked) => self.ground.seat(newcomer),
             seated => seated,
         }
     }

@@ -99,6 +99,8 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         timer: None,
         retry: None,
         probe: now,
+        probed_at: now,
+        probed: 0,
         calls: now_ms,
         settling: false,
         ground,

@@ -5,6 +5,7 @@
 //! a limit, and nothing that an instance or the region says can make the thread panic: ids that are unknown are ignored.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ use super::verifying::Verifying;
 
 /// How often liveness locks are asked.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// Locks asked at once: each takes the kernel as long as there are locks. A larger table is asked in turn.
+const PROBE_LOCKS: usize = 256;
 /// How old the verdict on who may own may be in a status: looking reads every cell.
 const LOOK_AGE: Duration = Duration::from_millis(200);
 /// Commands taken between two looks at everything else.
@@ -65,6 +68,10 @@ pub(crate) struct Runner {
     pub(super) timer: Option<(Instant, Timer)>,
     pub(super) retry: Option<Instant>,
     pub(super) probe: Instant,
+    /// When the dead were looked for last.
+    pub(super) probed_at: Instant,
+    /// Whose lock was asked last.
+    pub(super) probed: u64,
     pub(super) calls: u64,
     pub(super) settling: bool,
 }
@@ -95,7 +102,9 @@ impl Runner {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Attach { hello, pidfd, outbox, reply } => self.attach(hello, pidfd, outbox, reply),
+            Command::Attach { hello, pidfd, outbox, asked, reply } => {
+                self.attach(hello, pidfd, outbox, asked, reply);
+            }
             Command::Message { incarnation, message, taken } => {
                 self.message(incarnation, message);
                 taken.into_iter().for_each(|taken| taken(()));
@@ -182,19 +191,44 @@ impl Runner {
         }
         self.drains_due(now);
         if self.probe <= now {
-            self.probe_all();
+            self.look_for_dead();
         }
     }
 
-    /// Asks whether anybody is dead, and frees what the dead held.
-    pub(super) fn probe_all(&mut self) {
-        self.probe = Instant::now() + PROBE_EVERY;
+    /// Asks whether anybody is dead, and frees what the dead held: all pidfds in one call, and a bounded number of locks.
+    pub(super) fn look_for_dead(&mut self) {
+        self.probed_at = Instant::now();
+        self.probe = self.probed_at + PROBE_EVERY;
         self.reclaim_remains();
-        let dead = |s: &Session| s.has_exited() || s.row.is_some_and(|row| self.ground.is_dead(row));
-        let dead: Vec<u64> = self.sessions.iter().filter(|(_, s)| dead(s)).map(|(&id, _)| id).collect();
+        let mut dead = self.exited();
+        let later = (Bound::Excluded(self.probed), Bound::Unbounded);
+        let in_turn = self.sessions.range(later).chain(self.sessions.range(..=self.probed));
+        let asked: Vec<(u64, u32)> = in_turn.filter_map(|(&id, s)| Some((id, s.row?))).take(PROBE_LOCKS).collect();
+        self.probed = asked.last().map_or(0, |(id, _)| *id);
+        dead.extend(asked.iter().filter(|(_, row)| self.ground.is_dead(*row)).map(|(id, _)| *id));
         for id in dead {
             self.dead(id);
         }
+    }
+
+    /// For a newcomer who asked then and finds no room: the next probe would find the dead only later. Whether it was looked;
+    /// of all who asked before one look, only the first has it made.
+    pub(super) fn make_room(&mut self, asked: Instant) -> bool {
+        let is_due = self.probed_at <= asked;
+        if is_due {
+            self.look_for_dead();
+        }
+        is_due
+    }
+
+    /// Those whose pidfd says that they are dead.
+    fn exited(&self) -> Vec<u64> {
+        let watched: Vec<_> = self.sessions.iter().filter_map(|(&id, s)| Some((id, s.pidfd.as_ref()?))).collect();
+        let mut polled: Vec<_> = watched.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        if poll(&mut polled, PollTimeout::ZERO).unwrap_or(0) == 0 {
+            return Vec::new();
+        }
+        watched.iter().zip(&polled).filter(|(_, p)| is_readable(p)).map(|((id, _), _)| *id).collect()
     }
 
     /// Waits for a command, a death or a timer; not at all while a round has slices left.
@@ -219,10 +253,9 @@ impl Runner {
         if poll(&mut polled, limit).unwrap_or(0) == 0 {
             return;
         }
-        let ready = |p: &PollFd<'_>| p.revents().is_some_and(|r| r.contains(PollFlags::POLLIN));
-        let woken = ready(&polled[0]);
+        let woken = is_readable(&polled[0]);
         let dead: Vec<u64> =
-            watched.iter().zip(&polled[1..]).filter(|(_, p)| ready(p)).map(|((id, _), _)| *id).collect();
+            watched.iter().zip(&polled[1..]).filter(|(_, p)| is_readable(p)).map(|((id, _), _)| *id).collect();
         if woken {
             // Emptied by the mailbox's pops; a value lost here wakes once too often or not at all needed.
             let _ = self.mailbox.wake().read();
@@ -231,4 +264,8 @@ impl Runner {
             self.dead(id);
         }
     }
+}
+
+fn is_readable(polled: &PollFd<'_>) -> bool {
+    polled.revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
 }

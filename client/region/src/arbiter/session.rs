@@ -1,10 +1,8 @@
 //! One attached instance, as the arbiter's thread knows it. None of it is truth about ownership: that is the machine's.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::ground::Row;
 use super::message::{Hook, HookSet, Need, Outbox, ToInstance};
@@ -119,14 +117,6 @@ impl Session {
         let lost = || self.outbox.is_none().then(|| (Reason::TargetNotReady, "has no live stream".into()));
         let observer = || self.row.is_none().then(|| (Reason::TargetNotReady, "only reads".into()));
         observer().or_else(|| self.withdrawn()).or_else(lost)
-    }
-
-    /// The kernel says that its process has ended.
-    pub(crate) fn has_exited(&self) -> bool {
-        let Some(pidfd) = &self.pidfd else { return false };
-        let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let found = poll(&mut polled, PollTimeout::ZERO).unwrap_or(0);
-        found > 0 && polled[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN))
     }
 
     /// Hands a message to the stream; a stream that is gone is forgotten.

@@ -53,6 +53,44 @@ fn a_follower_that_wants_no_more_is_dropped() {
 }
 
 #[test]
+fn a_crowd_before_a_full_table_has_the_dead_looked_for_once() {
+    const ROWS: usize = 40;
+    const CROWD: usize = 100;
+    let region = Region::new();
+    region.ground.world().rows_max = Some(ROWS);
+    let _there: Vec<One> = (0..ROWS).map(|_| region.attach("1.0.0")).collect();
+    let ((held, is_held), (go, going)) = (channel(), channel::<()>());
+    region.arbiter.status(Box::new(move |_| {
+        let _ = held.send(());
+        let _ = going.recv_timeout(SOON);
+    }));
+    is_held.recv_timeout(SOON).expect("held");
+    let (answers, answered) = channel();
+    for _ in 0..CROWD {
+        let (answers, hello) = (answers.clone(), Hello { version: "2.0.0".into(), ..Hello::default() });
+        let reply = move |answer: Result<Welcome, Refusal>| drop(answers.send(answer.map(drop)));
+        region.arbiter.attach(hello, None, Box::new(Deaf), Box::new(reply));
+    }
+    let before = region.ground.world().locks_asked;
+    go.send(()).expect("it waits");
+    for _ in 0..CROWD {
+        let refused = answered.recv_timeout(SOON).expect("an answer").expect_err("no room");
+        assert_eq!(refused.reason, Reason::TableFull);
+    }
+    // And some of the looks that are made every 250 ms.
+    let looks = (region.ground.world().locks_asked - before).div_ceil(ROWS as u64);
+    assert!(looks < CROWD as u64 / 4, "{looks} looks");
+}
+
+struct Deaf;
+
+impl Outbox for Deaf {
+    fn send(&mut self, _: ToInstance) -> bool {
+        true
+    }
+}
+
+#[test]
 fn a_full_queue_takes_what_somebody_waits_for() {
     let region = Region::new();
     let (flood, other) = (region.attach("1.0.0"), region.attach("2.0.0"));

@@ -19,6 +19,8 @@ pub(in crate::arbiter) struct World {
     pub(in crate::arbiter) sealed: Sealed,
     pub(in crate::arbiter) rows: Vec<Row>,
     pub(in crate::arbiter) dead: BTreeSet<u32>,
+    /// How often a lock was asked.
+    pub(in crate::arbiter) locks_asked: u64,
     pub(in crate::arbiter) history: BTreeMap<u64, Vec<u8>>,
     pub(in crate::arbiter) deaths: BTreeMap<u64, u64>,
     pub(in crate::arbiter) present: Vec<Present>,
@@ -145,7 +147,9 @@ impl Ground for Fake {
         found.expect("attached").hooks = Some(hooks);
     }
     fn is_dead(&self, row: u32) -> bool {
-        self.world().dead.contains(&row)
+        let mut world = self.world();
+        world.locks_asked += 1;
+        world.dead.contains(&row)
     }
     fn reclaim(&mut self, row: u32, incarnation: u64, _: Option<BorrowedFd<'_>>) -> Result<(), Fault> {
         let mut world = self.world();
