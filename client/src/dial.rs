@@ -12,7 +12,7 @@ use heirloom_proto::v1::attach_request::{self, Hello};
 use heirloom_proto::v1::attach_response::{self, Welcome};
 use heirloom_proto::v1::instance_service_client::InstanceServiceClient;
 use heirloom_proto::v1::{self, ErrorReason};
-use heirloom_region::error::{Corrupt, Denied, Error, Full, Incompatible, Misuse, NotReady};
+use heirloom_region::error::{Corrupt, Denied, Error, Full, Incompatible, Misuse, NotFound, NotReady};
 use heirloom_region::sockets::is_socket;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -165,7 +165,10 @@ fn refusal(status: &tonic::Status) -> DialError {
         }
         .into(),
         ErrorReason::InvalidField => Misuse::Argument { what: "attach", found: message }.into(),
-        ErrorReason::RegionNotFound => Error::io("observe", None, io::Error::new(io::ErrorKind::NotFound, message)),
+        ErrorReason::RegionNotFound => {
+            let found = found.clone().or_else(|| failure.region.clone()).unwrap_or(message);
+            NotFound::Region { expected: text(expected), found }.into()
+        }
         ErrorReason::HandoverInProgress => NotReady::Busy { handover: failure.handover.unwrap_or_default() }.into(),
         _ => Error::io("attach", None, io::Error::other(failure)),
     })
@@ -174,6 +177,16 @@ fn refusal(status: &tonic::Status) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_region_that_is_not_there_is_named_with_those_that_are() {
+        let sent = Failure::new(ErrorReason::RegionNotFound, "there is no region cart").region("cart");
+        let DialError::Refused(error) = refusal(&sent.expected("one of shop").found("cart").to_status()) else {
+            panic!("another error")
+        };
+        assert_eq!((error.reason(), error.is_retryable()), ("REGION_NOT_FOUND", false));
+        assert_eq!(error.to_string(), "no region cart, expected one of shop");
+    }
 
     #[test]
     fn the_figures_of_a_full_region_cross_the_wire() {

@@ -37,8 +37,8 @@ const WATCH: Duration = Duration::from_millis(500);
 /// ```
 ///
 /// # Errors
-/// As for [`attach`](crate::attach()); [`Error::NotReady`] if no sidecar answers at once; a region that does not exist is
-/// not created.
+/// As for [`attach`](crate::attach()); [`Error::NotReady`] if no sidecar answers at once; [`Error::NotFound`] if there is no
+/// such region: none is created.
 pub async fn observe(region: &str) -> Result<Observer, Error> {
     heirloom_region::name::region(region)?;
     let socket = std::env::var_os("HEIRLOOM_SOCKET").map_or_else(|| SOCKET.into(), PathBuf::from);

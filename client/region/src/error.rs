@@ -7,9 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::series::{AppendError, Interrupted};
+
 mod kinds;
 
-pub use kinds::{Corrupt, Denied, Full, Incompatible, Misuse, NotReady};
+pub use kinds::{Corrupt, Denied, Full, Incompatible, Misuse, NotFound, NotReady};
 
 /// The number of a term of ownership. Only grows, never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +62,9 @@ pub enum Error {
     /// Not now; the same call may succeed later.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// What was asked for by name is not there.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
     /// This instance does not own; ask again elsewhere or later.
     #[error(transparent)]
     NotOwner(#[from] NotOwner),
@@ -101,6 +106,7 @@ impl Error {
             Error::NotReady(NotReady::Busy { .. }) => "HANDOVER_IN_PROGRESS",
             Error::NotReady(NotReady::Frozen { .. }) => "FROZEN",
             Error::NotReady(NotReady::Contended { .. } | NotReady::Held { .. }) => "CONTENDED",
+            Error::NotFound(NotFound::Region { .. }) => "REGION_NOT_FOUND",
             Error::NotOwner(_) => "NOT_OWNER",
             Error::Fenced(_) => "FENCED",
             Error::Full(Full::Region { .. }) => "REGION_FULL",
@@ -170,7 +176,7 @@ impl WriteError {
             Error::Incompatible(e) => e.into(),
             Error::NotReady(_) => WriteError::Frozen { waited: Duration::ZERO },
             Error::Io { op, source, .. } => WriteError::Io { op, source },
-            Error::NotOwner(_) | Error::Denied(_) => {
+            Error::NotFound(_) | Error::NotOwner(_) | Error::Denied(_) => {
                 Misuse::Argument { what: "process", found: error.to_string() }.into()
             }
         }
@@ -188,6 +194,27 @@ impl From<WriteError> for Error {
             WriteError::Incompatible(e) => e.into(),
             WriteError::Io { op, source } => Error::Io { op, path: None, source },
         }
+    }
+}
+
+/// So that `?` takes the error of [`SeriesStore::append`] out of a function; a sample that was rejected is the caller's fault,
+/// as no later try brings it in.
+///
+/// [`SeriesStore::append`]: crate::series::SeriesStore::append
+impl From<AppendError> for Error {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Rejected(why) => Misuse::Argument { what: "sample", found: why.to_string() }.into(),
+            AppendError::Write(error) => error.into(),
+        }
+    }
+}
+
+/// So that `?` takes it out of a function. What was settled before ([`Interrupted::committed`]) is in the region all the same;
+/// whoever wants to go on from there looks at it first.
+impl From<Interrupted> for Error {
+    fn from(interrupted: Interrupted) -> Self {
+        interrupted.error.into()
     }
 }
 
@@ -229,6 +256,9 @@ mod tests {
                 .into();
         assert_eq!(e.to_string(), "generation 3 is sealed, 4 is open");
         assert_eq!((e.reason(), e.is_retryable()), ("FENCED", true));
+        let e: Error = NotFound::Region { expected: "one of shop".into(), found: "cart".into() }.into();
+        assert_eq!(e.to_string(), "no region cart, expected one of shop");
+        assert_eq!((e.reason(), e.is_retryable()), ("REGION_NOT_FOUND", false));
         let e = Error::io("open", Some(Path::new("/nowhere")), io::Error::from(io::ErrorKind::NotFound));
         assert_eq!(e.to_string(), "open /nowhere: entity not found");
     }

@@ -185,6 +185,20 @@ pub enum NotReady {
     },
 }
 
+/// What was asked for by name is not there.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotFound {
+    /// No region has this name, and who only reads makes none.
+    #[error("no region {found}, expected {expected}")]
+    Region {
+        /// What there is.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
+}
+
 /// A limit is reached.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
