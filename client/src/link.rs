@@ -13,6 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::in_process::InProcess;
 
+mod speech;
+
+use speech::Speech;
+
 /// A link that is up.
 pub(crate) struct Live {
     incoming: Incoming,
@@ -29,10 +33,7 @@ enum Incoming {
 enum Outgoing {
     /// What is said is coalesced by the control thread, so this queue stays short though it has no bound.
     Sidecar(mpsc::UnboundedSender<v1::AttachRequest>),
-    Embedded {
-        arbiter: ArbiterRef,
-        incarnation: u64,
-    },
+    Embedded(Arc<Speech>),
     Closed,
 }
 
@@ -66,7 +67,7 @@ impl Live {
         arbiter: ArbiterRef,
         incarnation: u64,
     ) -> Self {
-        let outgoing = Outgoing::Embedded { arbiter, incarnation };
+        let outgoing = Outgoing::Embedded(Speech::new(arbiter, incarnation));
         Self { incoming: Incoming::Embedded(incoming), outgoing, notes_ready: true }
     }
 
@@ -100,13 +101,7 @@ impl Live {
     pub(crate) fn say(&self, message: FromInstance) -> bool {
         match &self.outgoing {
             Outgoing::Sidecar(queue) => queue.send(to_wire(message)).is_ok(),
-            Outgoing::Embedded { arbiter, incarnation } => match arbiter.get() {
-                Some(inner) => {
-                    inner.arbiter().message(*incarnation, message);
-                    true
-                }
-                None => false,
-            },
+            Outgoing::Embedded(speech) => speech.say(message),
             Outgoing::Closed => false,
         }
     }
@@ -124,10 +119,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if let Outgoing::Embedded { arbiter, incarnation } = &self.outgoing
-            && let Some(inner) = arbiter.get()
-        {
-            inner.arbiter().disconnected(*incarnation);
+        if let Outgoing::Embedded(speech) = &self.outgoing {
+            speech.end();
         }
     }
 }
