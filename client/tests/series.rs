@@ -56,6 +56,59 @@ fn all(reader: &Reader) -> Result<BTreeMap<String, Vec<(i64, f64)>>> {
     Ok(found)
 }
 
+/// A user's function: whatever fails, `?` takes it out.
+fn one_then_many(store: &Store, term: &Term, series: SeriesRef, samples: &[Sample]) -> Result<u64, Error> {
+    store.append(term, series, samples[0])?;
+    let mut batch = store.appender(term);
+    batch.extend(samples[1..].iter().map(|sample| (series, *sample)));
+    Ok(batch.commit()?.appended)
+}
+
+#[test]
+fn the_errors_of_appending_are_errors_of_heirloom() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let mut v1 = Version::new(&arbiter, "v1")?;
+    let term = v1.term();
+    let a = v1.series.open(&term, &up("a"))?;
+    assert_eq!(one_then_many(&v1.series, &term, a, &[at(1, 1.0), at(2, 2.0), at(3, 3.0)])?, 2);
+    let old = one_then_many(&v1.series, &term, a, &[at(2, 2.0)]).unwrap_err();
+    assert_eq!(old.to_string(), "sample: out of order sample: at 2 ms, expected after 3 ms");
+    assert!(matches!(old, Error::Misuse(Misuse::Argument { what: "sample", .. })) && !old.is_retryable());
+    let _v2 = Version::new(&arbiter, "v2")?;
+    wait(arbiter.handover("v2"))?;
+    assert!(matches!(one_then_many(&v1.series, &term, a, &[at(4, 4.0)]), Err(Error::Fenced(_))));
+    let mut batch = v1.series.appender(&term);
+    batch.push(a, at(4, 4.0));
+    assert!(matches!(batch.commit().map_err(Error::from), Err(Error::Fenced(_))));
+    Ok(())
+}
+
+/// What [`Appender::commit`](heirloom_client::series::Appender::commit) says of giving a batch again.
+#[test]
+fn a_batch_given_again_is_whole_only_with_one_sample_a_series() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let mut v1 = Version::new(&arbiter, "v1")?;
+    let term = v1.term();
+    let (a, b) = (v1.series.open(&term, &up("a"))?, v1.series.open(&term, &up("b"))?);
+    let give = |batch: &[(SeriesRef, Sample)]| {
+        let mut appender = v1.series.appender(&term);
+        appender.extend(batch.iter().copied());
+        appender.commit()
+    };
+    let scrape = [(a, at(1, 1.0)), (b, at(1, 1.0))];
+    assert_eq!(give(&scrape[..1])?.appended, 1, "as if interrupted after one");
+    let again = give(&scrape)?;
+    assert_eq!((again.appended, again.duplicates, again.rejected.len()), (1, 1, 0));
+    let several = [(a, at(2, 2.0)), (a, at(3, 3.0)), (b, at(2, 2.0))];
+    assert_eq!(give(&several[..2])?.appended, 2);
+    let whole = give(&several)?;
+    assert_eq!((whole.appended, whole.duplicates, whole.rejected.len()), (1, 1, 1));
+    assert!(matches!(whole.rejected[0], (0, Rejected::OutOfOrder { found_ms: 2, last_ms: 3 })));
+    let rest = [(a, at(5, 5.0)), (b, at(5, 5.0))];
+    assert_eq!(give(&rest)?.appended, 2, "from `committed` on");
+    Ok(())
+}
+
 #[test]
 fn samples_cross_and_come_back() -> Result {
     let arbiter = Embedded::new("shop")?;

@@ -154,8 +154,10 @@ impl Appender {
     /// not take is listed, and the others go in.
     ///
     /// # Errors
-    /// [`Interrupted`]: the first `committed` of the batch are settled, and nothing of the rest is written. To give the whole
-    /// batch to the owner, again, is right: what is there is a duplicate.
+    /// [`Interrupted`]: the first `committed` of the batch are settled, and nothing of the rest is written. Give the owner the
+    /// rest, from `committed` on. The whole batch may be given again only if it has one sample a series, as a scrape has, and
+    /// nothing newer was appended since: each is then a duplicate or new. Of several samples of one series that are in, all but
+    /// the last would be rejected as out of order, for a series compares with its last sample alone.
     pub fn commit(self) -> Result<Commit, Interrupted> {
         let Appender { store, term, samples, foreign } = self;
         if let Some(misuse) = foreign {

@@ -35,7 +35,8 @@ impl Outcome {
 /// Appends the request's samples to their series.
 ///
 /// # Errors
-/// If a switch, a frozen gate or a full region kept samples out that are good: the whole request may be sent again.
+/// If a switch, a frozen gate or a full region kept samples out that are good: send the whole request again. Of a series that
+/// got several samples in, all but the last are then rejected as out of order, though they are there; as by Prometheus.
 pub(super) fn ingest(store: &Store, term: &Term, request: &WriteRequest) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     let mut appender = store.appender(term);

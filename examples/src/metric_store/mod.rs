@@ -10,7 +10,8 @@
 //!
 //! The owner writes; every instance reads, also while the owner writes, and a handover changes nothing about that. A write
 //! that reaches another instance, or that a switch interrupts, is answered 503 with Retry-After. Senders ask again then, and
-//! may send the whole request again: what is in already is accepted as an equal duplicate.
+//! may send the whole request again: a series' newest sample is accepted as an equal duplicate if it is in already. Older ones
+//! that are in are answered as out of order (400), as by Prometheus; nothing of them is lost.
 //!
 //! Version 1 ([`v1`]) and version 2 ([`v2`]) hold the same samples; version 2 answers `/api/v1/status/tsdb` too.
 
