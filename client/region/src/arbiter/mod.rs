@@ -33,6 +33,7 @@ pub mod status;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod verbs;
 mod verifying;
 mod words;

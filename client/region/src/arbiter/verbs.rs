@@ -10,6 +10,7 @@ use super::record::{Cause, Figures, Kind, Outcome, Phase, Record, clip};
 use super::runner::Runner;
 use super::status::InstanceStatus;
 use super::switch::Asked;
+use super::undo::{Undo, undo};
 use crate::os::clock::unix_ms;
 
 const REQUEST_ID_MAX: usize = 64;
@@ -44,32 +45,17 @@ impl Runner {
         let target = Target::Any;
         let asked = Asked { target, options, caller, words, rolls_back: None, observer, reply, refusal: None };
         let Some(mut asked) = self.admit(asked) else { return };
-        let (undo, source, target) = match self.journal.to_undo(handover) {
-            Ok(record) => (record.clone(), record.source.clone(), record.target.clone()),
-            Err(refusal) => return (asked.reply)(Err(refusal)),
-        };
-        let (source, target) = (source.unwrap_or_default(), target.unwrap_or_default());
-        asked.rolls_back = Some(undo.number);
-        asked.target = Target::Instance(source.instance.clone());
-        let owner = self.machine.living();
-        if let Some(by) = undo.rolled_back_by.and_then(|by| self.journal.get(by)).cloned() {
-            if owner == Some(source.incarnation) {
-                return self.done(asked, Record { outcome: Outcome::Already, ..by });
+        match undo(&self.journal, &self.view(), handover, asked.options.expected_generation) {
+            Undo::No(refusal) => (asked.reply)(Err(refusal)),
+            Undo::Already(by) => {
+                let already = Record { outcome: Outcome::Already, ..by.clone() };
+                self.done(asked, already);
             }
-            // It was, but that did not last: to say "already" would name an owner who is none.
-            let found = owner.and_then(|id| self.reference(id)).map_or("nobody".into(), |o| o.instance);
-            let words = format!("handover {} was rolled back by {}, and {found} owns since", undo.number, by.number);
-            let refusal = Refusal::new(Reason::NothingToRollBack, words).compare(source.instance, found);
-            return (asked.reply)(Err(refusal.about(undo.number)));
+            Undo::Judged { undone, target, verdict } => {
+                (asked.rolls_back, asked.target) = (Some(undone), target);
+                self.answer(verdict, asked);
+            }
         }
-        let mut verdict = judge(&self.view(), &asked.target, asked.options.expected_generation);
-        if matches!(verdict, Verdict::Go(_) | Verdict::NotYet(_)) && owner != Some(target.incarnation) {
-            let found = owner.and_then(|id| self.reference(id)).map_or("nobody".into(), |o| o.instance);
-            let words = format!("{}, the target of handover {}, owns no more", target.instance, undo.number);
-            let refusal = Refusal::new(Reason::NothingToRollBack, words).compare(target.instance, found);
-            verdict = Verdict::No(refusal.about(undo.number));
-        }
-        self.answer(verdict, asked);
     }
 
     /// Checks the options; a request id that is known joins its handover.

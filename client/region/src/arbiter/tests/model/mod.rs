@@ -1,7 +1,7 @@
 //! The protocol, model-checked: `stateright` explores the very machine, verdict, journal and superblock code that runs, in a
 //! world where everybody may die and every message may come late, twice, out of order or never.
 //!
-//! What is real: `Machine::step`, `policy::judge`, `Journal::{load, close_running}`, `restart::first_events`,
+//! What is real: `Machine::step`, `policy::judge`, `undo::undo`, `Journal::{load, close_running}`, `restart::first_events`,
 //! `superblock::Pair::current`, `GateWord`. What is modelled ([`world`], [`sidecar`]): the region's persistent words, the
 //! runner's queue (one event after the other, effects in order, freeze to commit in its own small steps), instances that
 //! announce, check, write and leave, and deploy tools that ask, ask again and abort. The sidecar may die between any two
@@ -77,6 +77,33 @@ fn two_deploy_tools_at_once() {
     let troubles = Troubles { sidecar_deaths: 1, aborts: 1, vetoes: 1, ..Troubles::default() };
     let wanted = &["committed", "aborted", "both tools' switches committed"];
     explore("two tools", Scene { tools: 2, standbys: 2, troubles, wanted, writers: 0, ..Scene::default() });
+}
+
+#[test]
+fn rollbacks_that_are_asked_for_twice() {
+    let troubles = Troubles { sidecar_deaths: 1, vetoes: 1, ..Troubles::default() };
+    let wanted = &["committed", "rolled back", "a rollback aborted", "rolled back already"];
+    explore(
+        "rollbacks",
+        Scene { tools: 1, undoers: 2, writers: 0, generation_max: 5, troubles, wanted, ..Scene::default() },
+    );
+}
+
+#[test]
+fn a_rollback_while_owner_and_target_die_and_others_hand_over() {
+    let troubles = Troubles { deaths: 1, sidecar_deaths: 1, ..Troubles::default() };
+    let wanted = &["rolled back", "a rollback aborted", "promoted", "handed over again after a rollback"];
+    let scene = Scene {
+        tools: 2,
+        undoers: 1,
+        standbys: 2,
+        writers: 0,
+        generation_max: 5,
+        troubles,
+        wanted,
+        ..Scene::default()
+    };
+    explore("rollback and deaths", scene);
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use stateright::{Model, Property};
 
-use super::sidecar::{Chain, bit};
+use super::sidecar::{Asked, Chain, bit};
 use super::truths;
-use super::world::{FRESH, Life, Message, Person, Scene, Troubles, World};
+use super::world::{FRESH, Life, Message, Person, Rec, Scene, Troubles, World};
 use crate::arbiter::machine::{Event, Id, Step, Timer};
 use crate::arbiter::message::Target;
 use crate::arbiter::policy::{Candidate, Verdict, View, judge, resolve};
 use crate::arbiter::reason::Reason;
-use crate::arbiter::record::{Cause, Kind};
+use crate::arbiter::record::{Cause, Kind, Outcome};
+use crate::arbiter::undo::{Undo, undo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Move {
@@ -337,7 +338,12 @@ impl World {
                 spend(&mut left.aborts);
                 s.inbox.push_back(Event::Abort);
             }
-            Move::Look(tool) => self.tools[usize::from(tool)].expected = Some(s.machine.generation()),
+            Move::Look(tool) => {
+                let committed = |rec: &Rec| rec.kind == Kind::Handover && rec.outcome == Outcome::Committed;
+                let last = self.history.iter().rposition(committed).map_or(0, |n| n as u64 + 1);
+                let tool = &mut self.tools[usize::from(tool)];
+                (tool.expected, tool.undoes) = (Some(s.machine.generation()), last);
+            }
             Move::Ask(tool) => self.ask(scene, &mut s, tool),
             _ => {}
         }
@@ -366,14 +372,18 @@ impl World {
 
     /// A tool asks, perhaps once more: the request's id, the verdict, the machine.
     fn ask(&mut self, scene: &Scene, s: &mut super::sidecar::Sidecar, tool: u8) {
-        let request = tool + 1;
-        if let Some(known) = self.history.iter().position(|rec| rec.request == request) {
+        let request = if tool > scene.tools { 0 } else { tool + 1 };
+        let known = |rec: &Rec| request != 0 && rec.request == request;
+        if let Some(known) = self.history.iter().position(known) {
             let number = known as u64 + 1;
             match &mut s.active {
                 Some(active) if active.number == number => active.replies |= 1 << tool,
                 _ => self.tools[usize::from(tool)].told = Some((number, self.history[known].outcome)),
             }
             return;
+        }
+        if tool >= scene.tools {
+            return self.ask_back(scene, s, tool, request);
         }
         // The first tool hands over to the next one and waits for it; the second to instance 3.
         let patient = tool == 0;
@@ -384,8 +394,31 @@ impl World {
             Verdict::NotYet(_) if patient => None,
             _ => return,
         };
-        s.asked = Some(tool);
+        s.asked = Some(Asked { tool, request, undone: 0 });
         s.inbox.push_back(Event::Begin(Kind::Handover, Cause::Handover, target, scene.force));
+    }
+
+    /// A tool asks for a rollback: of the last handover, or of the one that it saw; that one without its generation.
+    fn ask_back(&mut self, scene: &Scene, s: &mut super::sidecar::Sidecar, tool: u8, request: u8) {
+        let knows = &mut self.tools[usize::from(tool)];
+        let (number, expected) = match tool == scene.tools {
+            true => (None, knows.expected),
+            false => (Some(knows.undoes), None),
+        };
+        let journal = self.journal();
+        match undo(&journal, &self.view(s), number, expected) {
+            Undo::Already(by) => {
+                if self.current().map(|block| block.owner) != by.target.as_ref().map(|t| t.incarnation) {
+                    self.broken = Some("a tool is told that a handover is undone, and another owns");
+                }
+                self.tools[usize::from(tool)].told = Some((by.number, Outcome::Already));
+            }
+            Undo::Judged { undone, verdict: Verdict::Go(target), .. } => {
+                s.asked = Some(Asked { tool, request, undone });
+                s.inbox.push_back(Event::Begin(Kind::Rollback, Cause::Rollback, Some(target), scene.force));
+            }
+            Undo::Judged { .. } | Undo::No(_) => {}
+        }
     }
 
     /// Whether, once nothing goes wrong any more, a fresh instance can be made the owner.

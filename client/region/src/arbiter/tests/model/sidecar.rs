@@ -36,6 +36,14 @@ pub(super) struct Active {
     pub(super) replies: u8,
 }
 
+/// A tool's request; 0 where there is no id, and where nothing is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Asked {
+    pub(super) tool: u8,
+    pub(super) request: u8,
+    pub(super) undone: u64,
+}
+
 /// The sidecar's own memory: gone when it dies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sidecar {
@@ -46,8 +54,8 @@ pub(super) struct Sidecar {
     pub(super) known: u8,
     pub(super) told: u8,
     pub(super) gone: u8,
-    /// The tool whose request begins a switch.
-    pub(super) asked: Option<u8>,
+    /// Whose request begins a switch.
+    pub(super) asked: Option<Asked>,
     pub(super) active: Option<Active>,
     pub(super) timer: Option<Timer>,
     pub(super) retry: bool,
@@ -89,6 +97,8 @@ fn record(number: u64, rec: &Rec) -> Record {
         generation: rec.generation,
         request_id: if rec.request == 0 { String::new() } else { rec.request.to_string() },
         forced: rec.forced,
+        rolls_back: Some(rec.rolls_back).filter(|n| *n != 0),
+        rolled_back_by: Some(rec.rolled_back_by).filter(|n| *n != 0),
         ..Record::default()
     }
 }
@@ -104,17 +114,15 @@ impl World {
             return;
         };
         let sealed = Sealed { generation: block.generation, owner: block.owner, ..Sealed::default() };
-        let fake = Fake::default();
-        fake.world().sealed = sealed;
-        for (i, rec) in self.history.iter().enumerate() {
-            let number = i as u64 + 1;
-            fake.world().history.insert(number, record(number, rec).to_bytes(2000));
-        }
+        let fake = self.ground(sealed);
         let mut journal = Journal::load(&fake, 100);
         for number in journal.close_running(&mut fake.clone(), 1) {
             let closed = journal.get(number).cloned().unwrap_or_default();
             let rec = &mut self.history[number as usize - 1];
             (rec.outcome, rec.phase, rec.generation) = (closed.outcome, closed.phase, closed.generation);
+        }
+        for (rec, number) in self.history.iter_mut().zip(1..) {
+            rec.rolled_back_by = journal.get(number).and_then(|r| r.rolled_back_by).unwrap_or(0);
         }
         let row = |id: Id| Row { row: id as u32, incarnation: id, number: id, ..Row::default() };
         let rows = |life: Life| -> Vec<Row> {
@@ -139,6 +147,20 @@ impl World {
             chain: None,
             block,
         });
+    }
+
+    fn ground(&self, sealed: Sealed) -> Fake {
+        let fake = Fake::default();
+        fake.world().sealed = sealed;
+        for (rec, number) in self.history.iter().zip(1..) {
+            fake.world().history.insert(number, record(number, rec).to_bytes(2000));
+        }
+        fake
+    }
+
+    /// History as the arbiter reads it.
+    pub(super) fn journal(&self) -> Journal {
+        Journal::load(&self.ground(Sealed::default()), 100)
     }
 
     /// Goes on until one thing was done that others can see, or nothing is left to do.
@@ -244,6 +266,8 @@ impl World {
                 generation: s.machine.generation(),
                 request: 0,
                 forced: false,
+                rolls_back: 0,
+                rolled_back_by: 0,
                 held: true,
             }),
         }
@@ -268,12 +292,14 @@ impl World {
             target: switch.target.unwrap_or(0),
             previous: generation,
             generation,
-            request: asked.map_or(0, |tool| tool + 1),
+            request: asked.map_or(0, |a| a.request),
             forced: false,
+            rolls_back: asked.map_or(0, |a| a.undone),
+            rolled_back_by: 0,
             held: false,
         });
         let number = self.history.len() as u64;
-        s.active = Some(Active { number, hook: None, round: false, replies: asked.map_or(0, |tool| 1 << tool) });
+        s.active = Some(Active { number, hook: None, round: false, replies: asked.map_or(0, |a| 1 << a.tool) });
     }
 
     fn freeze(&mut self, s: &mut Sidecar) {
@@ -340,10 +366,16 @@ impl World {
         s.inbox.push_back(Event::NotFrozen);
     }
 
-    fn decided(&mut self, s: &mut Sidecar, switch: Switch, outcome: Outcome, _reason: Option<Reason>) {
-        let Some(active) = s.active.take() else { return };
-        s.timer = None;
+    fn decided(&mut self, s: &mut Sidecar, switch: Switch, outcome: Outcome, reason: Option<Reason>) {
+        let Some(active) = s.active else { return };
         let committed = outcome == Outcome::Committed;
+        let undone = self.history[active.number as usize - 1].rolls_back;
+        if committed && undone != 0 && self.history[undone as usize - 1].rolled_back_by != active.number {
+            // Stored first; the record's own end is another step.
+            self.history[undone as usize - 1].rolled_back_by = active.number;
+            return s.effects.push_front(Effect::Decided(switch, outcome, reason));
+        }
+        (s.active, s.timer) = (None, None);
         let rec = &mut self.history[active.number as usize - 1];
         (rec.outcome, rec.phase) = (outcome, if committed { Phase::Drain } else { Phase::Done });
         rec.generation = s.machine.generation();

@@ -31,6 +31,7 @@ const TRUTHS: &[(&str, Condition)] = &[
     ("the sidecar knows who owns", sidecar_knows),
     ("nobody is deposed alive and unheard", never_by_timeout),
     ("the same request begins at most one switch, from the generation that it named", requests),
+    ("a handover is undone at most once, by a switch back, and says so", undone),
     ("a region that is held waits until somebody asks", held_waits),
     ("a fresh handover can commit", |_, w| w.can_hand_over()),
 ];
@@ -45,6 +46,13 @@ const MET: &[(&str, Condition)] = &[
     ("held back", |_, w| w.history.iter().any(|r| r.held)),
     ("both tools' switches committed", |_, w| {
         w.history.iter().filter(|r| r.request != 0 && r.outcome == Outcome::Committed).count() == 2
+    }),
+    ("rolled back", |_, w| w.history.iter().any(|r| r.rolls_back != 0 && r.outcome == Outcome::Committed)),
+    ("a rollback aborted", |_, w| w.history.iter().any(|r| r.rolls_back != 0 && r.outcome == Outcome::Aborted)),
+    ("rolled back already", |_, w| w.tools.iter().any(|t| t.told.is_some_and(|(_, o)| o == Outcome::Already))),
+    ("handed over again after a rollback", |_, w| {
+        let back = w.history.iter().position(|r| r.rolls_back != 0 && r.outcome == Outcome::Committed);
+        back.is_some_and(|n| w.history[n..].iter().any(|r| r.kind == Kind::Handover && r.outcome == Outcome::Committed))
     }),
     ("closed as committed by the next sidecar", |_, w| {
         let last = w.history.last();
@@ -97,7 +105,7 @@ fn told(_: &Scene, w: &World) -> bool {
     w.tools.iter().filter_map(|tool| tool.told).all(|(number, outcome)| {
         let opened = w.opened.values().any(|by| *by == number);
         match outcome {
-            Outcome::Committed => opened,
+            Outcome::Committed | Outcome::Already => opened,
             Outcome::Aborted => !opened,
             _ => false,
         }
@@ -127,8 +135,21 @@ fn never_by_timeout(_: &Scene, w: &World) -> bool {
     )
 }
 
-fn requests(_: &Scene, w: &World) -> bool {
-    (1..).zip(&w.tools).all(|(request, tool)| {
+fn undone(_: &Scene, w: &World) -> bool {
+    let busy = w.sidecar.as_ref().is_none_or(super::sidecar::Sidecar::busy);
+    (1..).zip(&w.history).all(|(number, rec)| {
+        let mut by = (1..).zip(&w.history).filter(|(n, r)| r.rolls_back == number && w.opened.values().any(|o| o == n));
+        let first = by.next();
+        let back = first.is_none_or(|(_, r)| (r.source, r.target) == (rec.target, rec.source));
+        let said = first.map_or(0, |(n, _)| n);
+        back && by.next().is_none() && (busy || rec.rolled_back_by == said)
+    })
+}
+
+fn requests(scene: &Scene, w: &World) -> bool {
+    // Who asks without an id relies on the name of what it wants undone.
+    let with_id = w.tools.iter().take(usize::from(scene.tools) + 1);
+    (1..).zip(with_id).all(|(request, tool)| {
         let mut records = w.history.iter().filter(|rec| rec.request == request);
         records.next().is_none_or(|rec| Some(rec.previous) == tool.expected) && records.next().is_none()
     })

@@ -47,6 +47,9 @@ pub(super) struct Scene {
     /// Instances that write: 1 to this number.
     pub(super) writers: u64,
     pub(super) tools: u8,
+    /// Tools that roll back, after those that hand over: the first the last handover, with a request id and a generation; the
+    /// second one that it names, without either.
+    pub(super) undoers: u8,
     pub(super) force: bool,
     pub(super) generation_max: u64,
     pub(super) attempt_max: u32,
@@ -62,6 +65,7 @@ impl Default for Scene {
             standbys: 1,
             writers: 1,
             tools: 0,
+            undoers: 0,
             force: false,
             generation_max: 4,
             attempt_max: 4,
@@ -91,6 +95,7 @@ impl Scene {
             standbys: 2,
             writers: 3,
             tools: 2,
+            undoers: 2,
             force: true,
             generation_max: 8,
             attempt_max: 9,
@@ -145,6 +150,9 @@ pub(super) struct Rec {
     /// Which tool's request, from 1; 0: nobody's.
     pub(super) request: u8,
     pub(super) forced: bool,
+    /// The handover that it undoes, and the one that undid it; 0: none.
+    pub(super) rolls_back: u64,
+    pub(super) rolled_back_by: u64,
     /// Stands for a region that is held back.
     pub(super) held: bool,
 }
@@ -163,6 +171,8 @@ pub(super) enum Message {
 pub(super) struct Tool {
     /// The generation that it saw before it asked; it asks for a switch from there.
     pub(super) expected: Option<u64>,
+    /// The handover that it wants undone; 0: the last one.
+    pub(super) undoes: u64,
     /// It was told of this handover, and how it ended.
     pub(super) told: Option<(u64, Outcome)>,
 }
@@ -200,7 +210,7 @@ impl World {
             people,
             sidecar: None,
             wire: BTreeSet::new(),
-            tools: vec![Tool::default(); scene.tools.into()],
+            tools: vec![Tool::default(); (scene.tools + scene.undoers).into()],
             left: scene.troubles,
             opened: BTreeMap::new(),
             broken: None,
