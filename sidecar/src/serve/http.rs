@@ -9,12 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use heirloom_proto::Failure;
 use heirloom_proto::v1::ErrorReason;
@@ -28,7 +26,7 @@ use super::hosts::Slot;
 use super::http_guard::Guard;
 use super::http_input::{BODY_BYTES_MAX, Body, Names, Pairs, Refused, no_such_method, no_such_path, retry_after};
 use super::http_options::{self, Options};
-use super::limit::Limited;
+use super::http_serve::Ends;
 use super::{convert, http_metrics, switch};
 use crate::output;
 
@@ -46,20 +44,6 @@ pub(crate) struct Http {
     /// Socket files that are gone.
     pub(crate) missing: watch::Receiver<Vec<PathBuf>>,
     pub(crate) address: SocketAddr,
-}
-
-/// Both ends of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    peer: SocketAddr,
-    local: SocketAddr,
-}
-
-impl Connected<IncomingStream<'_, Limited>> for Ends {
-    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
-        let peer = *stream.remote_addr();
-        Ends { peer, local: stream.io().stream.local_addr().unwrap_or(peer) }
-    }
 }
 
 type Shared = State<Arc<Http>>;

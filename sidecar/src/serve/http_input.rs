@@ -1,6 +1,8 @@
 //! What HTTP callers send, and how they are refused: always with the object that `heirloom -o json` prints, also where the
 //! framework would answer for itself (no such path, another method, a body too large, what is no text).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -14,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use tonic::Code;
 
+use super::http_serve::Asking;
 use crate::output;
 
 /// The largest body that is read.
@@ -133,7 +136,20 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             }
             status => Refused::from(unreadable("body", "a whole body", &e)).with_status(status),
         };
-        Bytes::from_request(request, state).await.map(Body).map_err(refused)
+        let asking = request.extensions().get::<Asking>().cloned();
+        let within = asking.as_ref().map_or(Duration::MAX, |asking| asking.within);
+        match tokio::time::timeout(within, Bytes::from_request(request, state)).await {
+            Ok(_) if asking.is_some_and(|asking| !asking.is_done()) => {
+                let failure =
+                    unreadable("body", "a client that was quicker", &"a connection that made room for another");
+                Err(Refused::from(failure).with_status(StatusCode::SERVICE_UNAVAILABLE))
+            }
+            Ok(body) => body.map(Body).map_err(refused),
+            Err(_) => {
+                let failure = unreadable("body", &format!("a whole body within {within:?}"), &"a part of it");
+                Err(Refused::from(failure).with_status(StatusCode::REQUEST_TIMEOUT))
+            }
+        }
     }
 }
 

@@ -20,9 +20,10 @@ use tower::util::MapResponseLayer;
 
 use super::grpc_control::Control;
 use super::grpc_instance::Instances;
-use super::http::{self, Ends, Http};
+use super::http::{self, Http};
 use super::http_guard::Guard;
-use super::limit::{HTTP_CONNECTIONS_MAX, Limited, paced};
+use super::http_serve::{self, Bounds};
+use super::limit::paced;
 use super::peer::{AllowList, CertificateGuard, LocalGuard, PeerStream};
 use super::socket::{self, BoundFile};
 use super::{ServeError, tls, too_large};
@@ -113,10 +114,11 @@ impl Starting<'_> {
         let host = listen.rsplit_once(':').map_or("", |(host, _)| host).to_owned();
         let guard = Guard { allow: self.allow.clone(), token: token.map(|t| t.trim().to_owned()), host };
         let router = http::router(Http { control: control.clone(), guard, ready, missing, address });
-        let make = router.into_make_service_with_connect_info::<Ends>();
-        let serving =
-            axum::serve(Limited::new(listener, HTTP_CONNECTIONS_MAX), make).with_graceful_shutdown(self.stopped());
-        self.servers.spawn(async move { serving.await.map_err(|e| ended("HTTP", &e)) });
+        let serving = http_serve::serve(listener, Bounds::default(), router, self.stopped());
+        self.servers.spawn(async move {
+            serving.await;
+            Ok(())
+        });
         Ok(Some(address))
     }
 

@@ -23,6 +23,8 @@ mod http_guard;
 mod http_input;
 mod http_metrics;
 mod http_options;
+mod http_seats;
+mod http_serve;
 mod journal;
 mod limit;
 mod listeners;

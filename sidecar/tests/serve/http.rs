@@ -8,6 +8,23 @@ async fn health_says_when_it_stops() {
     assert_eq!(http(daemon.http(), "GET /nothing", "").await.status, 404);
 }
 
+/// As many idle connections as this process may hold, or 10,000: who asks is answered, over HTTP and gRPC.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_disturb_nobody() {
+    let daemon = Daemon::start().await;
+    let open_max = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap().0;
+    let mut idle = Vec::new();
+    for n in 0..open_max.saturating_sub(2_000).min(10_000) {
+        idle.push(tokio::net::TcpStream::connect(daemon.http()).await.expect("it is accepted"));
+        if n % 1_000 == 999 {
+            assert_eq!(http(daemon.http(), "GET /healthz", "").await.status, 200, "among {n}");
+        }
+    }
+    assert!(http(daemon.http(), "GET /metrics", "").await.body.contains("heirloom_build_info"));
+    let attached = daemon.ready("shop", "1.0.0").await;
+    crate::support::until(&daemon, "shop", |region| region.owner.ends_with(attached.instance())).await;
+}
+
 #[tokio::test]
 async fn the_scrape_has_the_format_that_was_asked_for() {
     let daemon = Daemon::start().await;

@@ -1,0 +1,103 @@
+//! Which connections keep us waiting, and since when.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// The connections that we wait for, in the order in which that began.
+#[derive(Default)]
+pub(super) struct Seats {
+    waiting: Mutex<Waiting>,
+    more: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    by_turn: BTreeMap<u64, Waits>,
+}
+
+struct Waits {
+    since: Instant,
+    /// How it is told to close.
+    close: Arc<Notify>,
+}
+
+impl Seats {
+    /// Closes the connection that has kept us waiting the longest, as soon as one has for longer than `fresh`; then completes
+    /// never, for it is its end that makes room. Completes to be called again where that is not so yet.
+    pub(super) async fn make_room(&self, fresh: Duration) {
+        let oldest = self.lock().by_turn.first_key_value().map(|(_, waits)| waits.since);
+        match oldest.map(|since| fresh.saturating_sub(since.elapsed())) {
+            None => self.more.notified().await,
+            Some(Duration::ZERO) => {
+                if let Some((_, waits)) = self.lock().by_turn.pop_first() {
+                    waits.close.notify_one();
+                }
+                std::future::pending().await
+            }
+            Some(left) => tokio::time::sleep(left).await,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place among them.
+pub(super) struct Seat {
+    all: Arc<Seats>,
+    close: Arc<Notify>,
+    /// Its turn, if we wait for it.
+    turn: Mutex<Option<u64>>,
+}
+
+impl Seat {
+    /// Of a new connection, for whose first request we wait.
+    pub(super) fn of(all: &Arc<Seats>) -> Arc<Seat> {
+        let seat = Arc::new(Seat { all: Arc::clone(all), close: Arc::default(), turn: Mutex::default() });
+        seat.wait();
+        seat
+    }
+
+    /// We wait for its request.
+    pub(super) fn wait(&self) {
+        let mut turn = self.turn();
+        if turn.is_none() {
+            let mut waiting = self.all.lock();
+            waiting.last += 1;
+            *turn = Some(waiting.last);
+            let number = waiting.last;
+            waiting.by_turn.insert(number, Waits { since: Instant::now(), close: Arc::clone(&self.close) });
+            self.all.more.notify_one();
+        }
+    }
+
+    /// It waits for us, and is not closed before it waits again; false: it is closing already.
+    pub(super) fn serve(&self) -> bool {
+        let turn = self.turn().take();
+        turn.is_none_or(|turn| self.all.lock().by_turn.remove(&turn).is_some())
+    }
+
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.turn().is_some()
+    }
+
+    /// Completes when it is to close.
+    pub(super) async fn closed(&self) {
+        self.close.notified().await;
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<u64>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.serve();
+    }
+}
