@@ -150,7 +150,8 @@ pub enum Verb {
         /// Region's name
         #[arg(add = ArgValueCompleter::new(complete::regions))]
         region: String,
-        /// owner=V, eligible=V, drained=V, left=V or generation=N; V is a version or an instance
+        /// owner=V, eligible=V, drained=V, left=V or generation=N; V is a version or an instance. Who is to be drained or to
+        /// leave must be attached, or have been: a V that nobody knows is INSTANCE_NOT_FOUND, exit 3
         #[arg(long = "for", value_name = "CONDITION")]
         condition: Condition,
         /// Then exit 3

@@ -221,6 +221,8 @@ pub struct Verify {
     pub region: Option<String>,
     /// Path, if a file was checked.
     pub file: Option<String>,
+    /// What else is to be known of a file: that a sidecar would not serve it under this name.
+    pub note: Option<String>,
     /// Checked.
     pub checked_bytes: u64,
     /// Of these.

@@ -9,9 +9,9 @@ pub enum Condition {
     Owner(String),
     /// V is eligible, or owns.
     Eligible(String),
-    /// No instance of V drains or owns.
+    /// No instance of V drains or owns; V is or was attached.
     Drained(String),
-    /// No instance of V is attached.
+    /// No instance of V is attached; one was.
     Left(String),
     /// This generation or a later one is open.
     Generation(u64),

@@ -5,8 +5,6 @@
 //! under one lock, so two instances that come at once neither create a region twice nor take the same vacancy.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,12 +12,13 @@ use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
 use heirloom_region::arbiter::{Assignment, Replica, Role, State, assign};
 use heirloom_region::error::{Error, NotReady};
-use heirloom_region::mapping::{Mapping, RegionSpec, draft_of, remove_abandoned};
+use heirloom_region::mapping::{Mapping, RegionSpec};
 use heirloom_region::name;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::host::{Host, quarantined};
 use super::journal::Journal;
+use super::region_files::{region_files, same_name};
 use super::{ServeError, convert, socket};
 use crate::config::Config;
 
@@ -286,42 +285,4 @@ fn in_quarantine(name: &str, region: &v1::Region) -> Failure {
 /// A resource name of the wrong shape.
 pub(crate) fn bad_name(found: &str, expected: &str) -> Failure {
     Failure::new(ErrorReason::InvalidName, "this is not the name that is wanted here").expected(expected).found(found)
-}
-
-/// A renamed file would be two regions under one lock.
-fn same_name(file: &str, mapping: Arc<Mapping>) -> Result<Arc<Mapping>, Error> {
-    if mapping.name() == file {
-        return Ok(mapping);
-    }
-    let (expected, found) = (file.to_owned(), mapping.name().to_owned());
-    Err(heirloom_region::error::Corrupt::Identity { what: "region name", expected, found }.into())
-}
-
-/// Removes what a killed creation left: nobody will ever open it, and it holds memory.
-fn clear_draft(path: &Path) {
-    match remove_abandoned(path) {
-        Ok(true) => {
-            tracing::info!(path = %path.display(), "removed the draft of a region whose creation was cut short")
-        }
-        Ok(false) => tracing::debug!(path = %path.display(), "somebody is making a region"),
-        Err(error) => tracing::warn!(path = %path.display(), %error, "the draft of a region stays"),
-    }
-}
-
-/// Files that have a region's name, sorted, after drafts that nobody is at are removed. Everything else in the directory is
-/// not ours.
-fn region_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, ServeError> {
-    let io = || ServeError::io(format!("read {}", dir.display()));
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io())? {
-        let entry = entry.map_err(io())?;
-        match entry.file_name().into_string() {
-            Ok(name) if name::region(&name).is_ok() => files.push((name, entry.path())),
-            Ok(name) if draft_of(&name).is_some() => clear_draft(&entry.path()),
-            Ok(name) if name.starts_with('.') => {}
-            name => tracing::warn!(?name, dir = %dir.display(), "not a region's name, left alone"),
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -32,6 +32,7 @@ pub mod log;
 mod notify;
 mod own_metrics;
 mod peer;
+pub(crate) mod region_files;
 mod region_metrics;
 mod remote_write;
 mod run;

@@ -18,7 +18,7 @@ pub(crate) fn run(printer: Printer, global: &Global, verb: &ConfigVerb) -> Resul
         }
         ConfigVerb::Check { file } => {
             let config = Config::load(Some(file), Overrides::default()).map_err(|e| wrong(&e))?;
-            Ok(verdicts(printer, &config.check()))
+            Ok(verdicts(printer, &config.check(), None))
         }
     }
 }
@@ -34,8 +34,8 @@ pub(super) fn wrong(error: &ConfigError) -> Failed {
     Failed::usage(error.to_string())
 }
 
-/// Prints what was found and gives 0, or 2 if the daemon would not start.
-pub(super) fn verdicts(printer: Printer, verdicts: &[Verdict]) -> u8 {
+/// Prints what was found and gives 0; 2 if the daemon would not start, unless what is bad is not the configuration but `worst`.
+pub(super) fn verdicts(printer: Printer, verdicts: &[Verdict], worst: Option<Failed>) -> u8 {
     let rows = verdicts.iter().map(|v| {
         let ok = if v.ok { "good" } else { "WRONG" };
         [v.key.clone(), ok.to_owned(), v.message.clone()]
@@ -46,7 +46,10 @@ pub(super) fn verdicts(printer: Printer, verdicts: &[Verdict]) -> u8 {
         return exit::DONE;
     }
     let message = bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
-    let failed = Failed::usage(message);
+    let failed = match worst {
+        Some(worst) => Failed { message, ..worst },
+        None => Failed::usage(message),
+    };
     if printer.is_json() {
         printer.json(&Failure::from(&failed));
     } else {

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Response, Status};
 
-use super::failed::{Asked, Failed, chain};
+use super::failed::{Asked, Failed, chain, is_lost, root};
 use crate::args::Global;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -80,10 +80,21 @@ impl Sidecar {
             Err(_) => Err(Failed::unreachable(self.address(), "no answer")),
             // A reason means that the sidecar itself has answered.
             Ok(Err(status)) if Failure::from_status(&status).is_none() => {
-                Err(Failed::unreachable(self.address(), chain(&status)))
+                Err(Failed::unreachable(self.address(), if is_lost(&status) { root(&status) } else { chain(&status) }))
             }
             Ok(_) => Ok(channel),
         }
+    }
+
+    /// What a status of this sidecar means; a connection that broke is told with its address.
+    pub(crate) fn failed(&self, status: &Status, asked: Asked) -> Failed {
+        let failed = Failed::of_status(status, asked);
+        if !is_lost(status) {
+            return failed;
+        }
+        let address = self.address();
+        let message = format!("the sidecar at {address} was lost before it answered");
+        Failed { message, ..failed }.expected(format!("an answer of the sidecar at {address}"))
     }
 
     /// Awaits an answer that the sidecar has at once.
@@ -93,7 +104,7 @@ impl Sidecar {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failed> {
         match tokio::time::timeout(ANSWER_WITHIN, call).await {
-            Ok(answer) => answer.map(Response::into_inner).map_err(|status| Failed::of_status(&status, asked)),
+            Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.failed(&status, asked)),
             Err(_) if asked == Asked::ToRead => Err(Failed::unreachable(
                 self.address(),
                 format!("no answer in {}", humantime::format_duration(ANSWER_WITHIN)),

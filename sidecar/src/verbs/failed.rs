@@ -79,11 +79,12 @@ impl Failed {
             return failure.into();
         }
         if is_lost(status) {
-            let text = format!("the sidecar was lost before it answered: {}", chain(status));
-            return match asked {
+            let (text, expected) = ("the sidecar was lost before it answered", "an answer of the sidecar");
+            let failed = match asked {
                 Asked::ToRead => Failed::bare(exit::UNREACHABLE, Some(ErrorReason::Unreachable), text),
                 Asked::ToChange => Failed::unknown(text),
             };
+            return failed.expected(expected).found(root(status));
         }
         let (exit_code, reason) = match status.code() {
             Code::InvalidArgument => (exit::USAGE, Some(ErrorReason::InvalidField)),
@@ -241,6 +242,16 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What broke a connection, in the kernel's words or the transport's: the last of an error's causes. Those before it only say
+/// whose error it was.
+pub(crate) fn root(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +281,9 @@ mod tests {
         let mut lost = Status::unavailable("broken pipe");
         lost.set_source(std::sync::Arc::new(std::io::Error::other("broken pipe")));
         assert_eq!(Failed::of_status(&lost, Asked::ToChange).exit_code, 7);
-        assert_eq!(Failed::of_status(&lost, Asked::ToRead).exit_code, 5);
+        let read = Failed::of_status(&lost, Asked::ToRead);
+        assert_eq!((read.exit_code, read.found.as_deref()), (5, Some("broken pipe")));
+        assert_eq!(read.message, "the sidecar was lost before it answered");
     }
 
     #[test]

@@ -121,7 +121,7 @@ async fn attempt(
     let mut stream = match ask.open(&mut client).await {
         Ok(stream) => stream,
         Err(status) => {
-            return match ended(&status) {
+            return match ended(sidecar, &status) {
                 Attempt::Over(Step::Refused(failed)) => Attempt::Refused(failed),
                 other => other,
             };
@@ -141,14 +141,16 @@ async fn attempt(
             }
             Ok(None) => return Attempt::Over(Step::End),
             Err(status) if !aborted && is_lagged(&status) => return Attempt::Lost(status.message().to_owned()),
-            Err(status) => return ended(&status),
+            Err(status) => return ended(sidecar, &status),
         }
     }
 }
 
-fn ended(status: &Status) -> Attempt {
-    let failed = Failed::of_status(status, Asked::ToChange);
-    if is_lost(status) || is_going(status) {
+fn ended(sidecar: &Sidecar, status: &Status) -> Attempt {
+    let failed = sidecar.failed(status, Asked::ToChange);
+    if is_lost(status) {
+        Attempt::Lost(failed.found.unwrap_or(failed.message))
+    } else if is_going(status) {
         Attempt::Lost(failed.message)
     } else {
         Attempt::Over(Step::Refused(failed))

@@ -35,7 +35,7 @@ pub(crate) async fn run(
     Ok(exit::DONE)
 }
 
-async fn list(sidecar: &Sidecar, region: &str, lines: usize) -> Result<Vec<HandoverRecord>, Failed> {
+pub(super) async fn list(sidecar: &Sidecar, region: &str, lines: usize) -> Result<Vec<HandoverRecord>, Failed> {
     let mut client = sidecar.client().await?;
     let (mut all, mut page_token) = (Vec::new(), String::new());
     // Asked at least once: none at all of a region that does not exist is a mistake, too.

@@ -39,7 +39,7 @@ pub(crate) async fn run(sidecar: &Sidecar, printer: Printer, region: Option<&str
             Err(status) if is_lagged(&status) => {
                 changes = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await?;
             }
-            Err(status) => return Err(Failed::of_status(&status, Asked::ToRead)),
+            Err(status) => return Err(sidecar.failed(&status, Asked::ToRead)),
         }
     }
 }

@@ -259,17 +259,23 @@ impl Watch<'_> {
 
     fn gone(&self, why: &str) -> Result<Handover, Failed> {
         let region = self.region;
-        let message =
-            format!("the sidecar was lost and did not come back in {} s: {why}", follow::REJOIN_WITHIN.as_secs());
+        let (address, within) = (self.sidecar.address(), humantime::format_duration(follow::REJOIN_WITHIN));
+        let message = format!(
+            "the sidecar at {address} was lost after the request was sent; once it answers again (it may be stopped: `heirloom \
+             doctor`), `heirloom history {region}` tells the end"
+        );
+        let expected = format!("a sidecar at {address} that answers again within {within}");
         match &self.last {
             // Committed for good; only the drain was still watched.
             Some(record) if record.outcome() == Decided::Committed => Ok(Handover::from(record)),
             Some(record) => {
                 let reason = Some(heirloom_proto::v1::ErrorReason::Unreachable.as_str_name().to_owned());
                 let object = Handover::from(record);
-                Ok(Handover { outcome: Outcome::Unknown, exit_code: exit::UNKNOWN, reason, message, ..object })
+                let (expected, found) = (Some(expected), Some(why.to_owned()));
+                let exit_code = exit::UNKNOWN;
+                Ok(Handover { outcome: Outcome::Unknown, exit_code, reason, message, expected, found, ..object })
             }
-            None => Err(Failed::unknown(message).in_region(region)),
+            None => Err(Failed::unknown(message).expected(expected).found(why).in_region(region)),
         }
     }
 

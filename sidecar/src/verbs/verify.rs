@@ -45,7 +45,7 @@ pub(crate) async fn live(sidecar: &Sidecar, printer: Printer, region: &str) -> R
             Err(status) if status.code() == Code::DataLoss && last.fault_count > 0 => break,
             Err(status) => {
                 bar.finish_and_clear();
-                return Err(failed(Failed::of_status(&status, Asked::ToRead)));
+                return Err(failed(sidecar.failed(&status, Asked::ToRead)));
             }
         }
     }
@@ -80,7 +80,18 @@ pub(crate) fn file(printer: Printer, path: &Path) -> Result<u8, Failed> {
         unverifiable_bytes: found.unverifiable.iter().map(|it| it.end - it.start).sum(),
         unverifiable: found.unverifiable.into_iter().take(FAULTS_MAX).collect(),
     };
-    Ok(report(printer, Of::File(path), found))
+    Ok(report(printer, Of::File(path, other_name(path, &region)), found))
+}
+
+/// Its bytes may be whole, and still no sidecar serves it: a copy, a backup.
+fn other_name(path: &Path, region: &Mapping) -> Option<String> {
+    let (file, name) = (path.file_name().unwrap_or_default(), region.name());
+    (file != name).then(|| {
+        format!(
+            "this is region {name}: a sidecar serves it from a file of that name, and would set it aside as {}",
+            file.display()
+        )
+    })
 }
 
 /// Opens a region's file to read only.
@@ -132,7 +143,7 @@ pub(super) fn region_error(path: &Path, error: &Error) -> Failed {
 
 enum Of<'a> {
     Region(&'a str),
-    File(&'a Path),
+    File(&'a Path, Option<String>),
 }
 
 /// What the sidecar or the file said.
@@ -148,9 +159,9 @@ struct Found {
 
 fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
     let is_intact = found.fault_count == 0;
-    let (region, file) = match of {
-        Of::Region(name) => (Some(name.to_owned()), None),
-        Of::File(path) => (None, Some(path.display().to_string())),
+    let (region, file, note) = match of {
+        Of::Region(name) => (Some(name.to_owned()), None, None),
+        Of::File(path, note) => (None, Some(path.display().to_string()), note),
     };
     let what = region.clone().or(file.clone()).unwrap_or_default();
     let object = Verify {
@@ -158,6 +169,7 @@ fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
         exit_code: if is_intact { exit::DONE } else { exit::CORRUPT },
         region,
         file,
+        note,
         checked_bytes: found.checked_bytes,
         total_bytes: found.total_bytes,
         series_checked: found.series_checked,
@@ -179,6 +191,9 @@ fn report(printer: Printer, of: Of<'_>, found: Found) -> u8 {
         if object.unverifiable_bytes > 0 {
             let unverifiable = super::print::bytes(object.unverifiable_bytes);
             text.push_str(&format!(", {unverifiable} unverifiable since a reboot"));
+        }
+        if let Some(note) = &object.note {
+            text.push_str(&format!("\nnote: {note}"));
         }
         if !is_intact {
             let rows = object

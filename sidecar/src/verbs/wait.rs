@@ -2,14 +2,18 @@
 //!
 //! The condition is judged on whole states of the region, never on single events, so a state that was passed by between two
 //! looks is not seen; a lost sidecar is looked for until the time is out.
+//!
+//! Who is awaited to own or to be eligible may come later. Who is awaited to be drained or to leave must be known: attached, or
+//! seen here before, or told of as departed, or named in the region's history. Anybody else is a mistake and named at once,
+//! also one that is only about to attach: to have waited for nobody proves nothing.
 
 use std::time::Duration;
 
-use heirloom_proto::names;
 use heirloom_proto::reason::exit;
-use heirloom_proto::v1::handover_record::Phase;
+use heirloom_proto::v1::handover_record::{InstanceRef, Phase};
 use heirloom_proto::v1::instance::Role;
-use heirloom_proto::v1::{Instance, Region, WatchRegionsRequest};
+use heirloom_proto::v1::{ErrorReason, Instance, Region, WatchRegionsRequest};
+use heirloom_proto::{Failure, names};
 use tokio::time::Instant;
 
 use super::connect::Sidecar;
@@ -70,8 +74,9 @@ async fn until(
     last: &mut Option<Region>,
 ) -> Result<(), Failed> {
     let mut is_first = true;
+    let mut seen = false;
     loop {
-        match look(sidecar, region, condition, last).await {
+        match look(sidecar, region, condition, last, &mut seen).await {
             Ok(()) => return Ok(()),
             // Never there: say so at once. There before: it may come back.
             Err(Gone::Failed(failed)) if is_first && last.is_none() => return Err(failed),
@@ -88,7 +93,13 @@ enum Gone {
     StreamEnded,
 }
 
-async fn look(sidecar: &Sidecar, region: &str, condition: &Condition, last: &mut Option<Region>) -> Result<(), Gone> {
+async fn look(
+    sidecar: &Sidecar,
+    region: &str,
+    condition: &Condition,
+    last: &mut Option<Region>,
+    seen: &mut bool,
+) -> Result<(), Gone> {
     let failed = |failed: Failed| Gone::Failed(failed.in_region(region));
     let mut client = sidecar.client().await.map_err(failed)?;
     let request = WatchRegionsRequest { name: names::region(region), after_sequence: 0 };
@@ -99,6 +110,12 @@ async fn look(sidecar: &Sidecar, region: &str, condition: &Condition, last: &mut
             Ok(Some(change)) => {
                 let Some(state) = change.region else { continue };
                 let is_met = holds(&state, condition);
+                if !*seen && let Condition::Drained(v) | Condition::Left(v) = condition {
+                    *seen = is_known(&state, v) || existed(sidecar, region, v).await.map_err(failed)?;
+                    if !*seen {
+                        return Err(failed(unknown(region, &state, v)));
+                    }
+                }
                 *last = Some(state);
                 if is_met {
                     return Ok(());
@@ -106,13 +123,40 @@ async fn look(sidecar: &Sidecar, region: &str, condition: &Condition, last: &mut
             }
             Ok(None) => return Err(Gone::StreamEnded),
             Err(status) if is_lost(&status) || is_lagged(&status) => return Err(Gone::StreamEnded),
-            Err(status) => return Err(failed(Failed::of_status(&status, Asked::ToRead))),
+            Err(status) => return Err(failed(sidecar.failed(&status, Asked::ToRead))),
         }
     }
 }
 
 fn named<'a>(region: &'a Region, v: &'a str) -> impl Iterator<Item = &'a Instance> {
     region.instances.iter().filter(move |i| i.version == v || names::short(&i.name) == v)
+}
+
+/// Attached, or not long gone.
+fn is_known(region: &Region, v: &str) -> bool {
+    named(region, v).next().is_some() || region.departed.iter().any(|it| is_named(it, v))
+}
+
+fn is_named(it: &InstanceRef, v: &str) -> bool {
+    it.version == v || names::short(&it.name) == v
+}
+
+/// Whether history names it.
+async fn existed(sidecar: &Sidecar, region: &str, v: &str) -> Result<bool, Failed> {
+    let records = super::history::list(sidecar, region, usize::MAX).await?;
+    Ok(records.iter().any(|r| r.source.iter().chain(&r.target).any(|it| is_named(it, v))))
+}
+
+fn unknown(region: &str, state: &Region, v: &str) -> Failed {
+    let message = format!("no instance and no version of {region} is or was called {v}");
+    let mut known: Vec<_> = state.instances.iter().flat_map(|i| [i.version.as_str(), names::short(&i.name)]).collect();
+    known.sort_unstable();
+    known.dedup();
+    let expected = match known.as_slice() {
+        [] => "one that is attached, departed or in the history".to_owned(),
+        known => format!("one of {}, or one that departed or is in the history", known.join(", ")),
+    };
+    Failure::new(ErrorReason::InstanceNotFound, message).expected(expected).found(v).into()
 }
 
 fn holds(region: &Region, condition: &Condition) -> bool {

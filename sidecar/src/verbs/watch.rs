@@ -36,13 +36,13 @@ pub(crate) async fn run(
             // The sidecar remembers some time: from there, without a gap, or not at all.
             // Before its first event it does not know from where, and from anew is with a gap.
             Err(status) if is_lagged(&status) && request.after_sequence == 0 => {
-                return Err(Failed { exit_code: exit::REFUSED, ..Failed::of_status(&status, Asked::ToRead) });
+                return Err(Failed { exit_code: exit::REFUSED, ..sidecar.failed(&status, Asked::ToRead) });
             }
             Err(status) if is_lagged(&status) => {
                 let again = sidecar.answer(Asked::ToRead, client.watch_regions(request.clone())).await;
                 changes = again.map_err(|failed| Failed { exit_code: exit::REFUSED, ..failed })?;
             }
-            Err(status) => return Err(Failed::of_status(&status, Asked::ToRead)),
+            Err(status) => return Err(sidecar.failed(&status, Asked::ToRead)),
         }
     }
 }

@@ -88,6 +88,53 @@ mod files {
         assert_eq!(before, state(), "reading changed the file");
     }
 
+    /// Whole, and yet not served: who keeps a copy is told, and the copy is good.
+    #[test]
+    fn a_copy_under_another_name_is_intact_and_told_of() {
+        let place = Place::new();
+        let file = made(&place);
+        let ran = place.run(&format!("verify --file {} -o json", file.display())).code(0);
+        assert_eq!(ran.json()["note"], Value::Null);
+        let copy = place.dir.path().join("shop.backup");
+        std::fs::copy(&file, &copy).unwrap();
+        let ran = place.run(&format!("verify --file {} -o json", copy.display())).code(0);
+        let object = ran.json();
+        assert_eq!(object["outcome"], "intact");
+        let note = object["note"].as_str().expect("a note");
+        assert!(note.contains("this is region shop") && note.contains("set it aside as shop.backup"), "{note}");
+        place.run(&format!("verify --file {}", copy.display())).code(0).says(&["note: this is region shop"]);
+    }
+
+    #[test]
+    fn a_check_of_the_start_tells_corrupt_regions_from_a_wrong_configuration() {
+        let place = Place::new();
+        let file = made(&place);
+        let config = place.dir.path().join(".h.toml");
+        let dir = place.dir.path().display();
+        let server = format!("[server]\nsocket = \"{dir}/h.sock\"\nregion_dir = \"{dir}\"\n");
+        std::fs::write(&config, &server).unwrap();
+        std::fs::write(place.dir.path().join("Notes.txt"), "not ours").unwrap();
+        let check = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
+            command.args(["serve", "--check", "-o", "json", "--config"]).arg(&config).env_remove("HEIRLOOM_SOCKET");
+            Ran::of(command.output().unwrap())
+        };
+        check().code(0).says(&["not a region's name, left alone"]);
+        let copy = place.dir.path().join("shop.backup");
+        std::fs::copy(&file, &copy).unwrap();
+        check().code(6).says(&["REGION_CORRUPT", "found shop, expected shop.backup"]);
+        std::fs::remove_file(&copy).unwrap();
+        edit(&file, 8, |b| *b = 99);
+        check().code(3).says(&["FORMAT_INCOMPATIBLE"]);
+        let worse = place.dir.path().join("cart");
+        std::fs::write(&worse, b"HEIR").unwrap();
+        let ran = check().code(6).says(&["FORMAT_INCOMPATIBLE", "expected 4096"]);
+        assert_eq!((&ran.json()["outcome"], &ran.json()["reason"]), (&"corrupt".into(), &"REGION_CORRUPT".into()));
+        std::fs::write(&config, format!("{server}http_listen = \"nowhere\"\n")).unwrap();
+        let ran = check().code(2).says(&["server.http_listen", "expected 4096"]);
+        assert_eq!(ran.json()["outcome"], "usage");
+    }
+
     #[test]
     fn damaged_files_are_named_and_nothing_hangs() {
         let place = Place::new();

@@ -1,7 +1,7 @@
 //! The verbs that only look, and `drain`.
 
 use heirloom_proto::Failure;
-use heirloom_proto::v1::handover_record::{Outcome, Phase};
+use heirloom_proto::v1::handover_record::{InstanceRef, Outcome, Phase};
 use heirloom_proto::v1::instance::Role;
 use heirloom_proto::v1::{ErrorReason, Fault, Instance, RegionEvent, ServerInfo, VerifyEvent};
 use serde_json::json;
@@ -162,6 +162,32 @@ fn names_complete_from_the_running_sidecar() {
     assert!(complete(&["handover", "shop", "1"]).starts_with("1.9.0"));
     assert!(complete(&["drain", "shop", "i-4"]).starts_with("i-4f2a"));
     assert!(place.run("completions bash").code(0).out.contains("HEIRLOOM_COMPLETE"));
+}
+
+#[test]
+fn who_is_awaited_to_leave_must_be_known() {
+    let place = Place::new();
+    let gone = InstanceRef { name: names::instance("shop", "i-0d0d"), version: "1.5.0".into(), pid: 0 };
+    let shop = Region { departed: vec![gone], ..owned("shop") };
+    let fake = place.fake(Script { changes: vec![change(4, shop)], ..Default::default() });
+    for condition in ["left=typo", "drained=typo", "left=i-9999"] {
+        let ran = place.run(&format!("wait shop --for {condition} -o json")).code(3);
+        let object = ran.json();
+        assert_eq!((&object["reason"], &object["region"]), (&json!("INSTANCE_NOT_FOUND"), &json!("shop")), "{object}");
+        ran.says(&["one of 1.9.0, 2.0.0, i-1c09, i-4f2a", condition.split_once('=').unwrap().1]);
+    }
+    for condition in ["left=1.5.0", "drained=i-0d0d"] {
+        place.run(&format!("wait shop --for {condition}")).code(0);
+    }
+    place.run("wait shop --for owner=typo --timeout 300ms").code(3).says(&["not within", "no instance of typo"]);
+    drop(fake);
+    // Of those that are long gone history tells.
+    let history = vec![record(Outcome::Committed, Phase::Done)];
+    let _fake = place.fake(Script { changes: vec![change(4, region("shop"))], history, ..Default::default() });
+    for condition in ["left=1.9.0", "drained=i-1c09", "left=2.0.0"] {
+        place.run(&format!("wait shop --for {condition}")).code(0);
+    }
+    place.run("wait shop --for left=1.9").code(3).says(&["INSTANCE_NOT_FOUND"]);
 }
 
 #[test]

@@ -167,6 +167,27 @@ fn a_lost_stream_is_joined_again_by_its_request_id() {
     assert_eq!(id, again);
 }
 
+/// As one that is stopped: it takes connections and requests, and says nothing.
+#[test]
+fn a_sidecar_that_is_stopped_is_named_and_nothing_of_the_transport_is_told() {
+    let place = Place::new();
+    let _stopped = std::os::unix::net::UnixListener::bind(place.socket()).unwrap();
+    let ran = place.run("handover shop 2.0.0 -o json").code(7);
+    let object = ran.json();
+    let address = place.socket().display().to_string();
+    let said = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    assert!(
+        said("message").contains(&format!("the sidecar at {address} was lost after the request was sent")),
+        "{ran:?}"
+    );
+    assert!(said("message").contains("heirloom history shop"), "{ran:?}");
+    assert!(said("expected").contains(&format!("a sidecar at {address} that answers again within 10s")), "{ran:?}");
+    assert!(!said("found").is_empty() && said("found").len() < 60, "{ran:?}");
+    for raw in ["status:", "metadata", "details", "h2 protocol", "transport error"] {
+        assert!(!ran.out.contains(raw) && !ran.err.contains(raw), "{raw}: {ran:?}");
+    }
+}
+
 #[test]
 fn a_sidecar_that_does_not_come_back_leaves_the_outcome_unknown() {
     let place = Place::new();

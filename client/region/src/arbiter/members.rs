@@ -17,6 +17,8 @@ use crate::os::clock::unix_ms;
 
 /// Kinds of work in flight that one instance may report.
 const KINDS_MAX: usize = 32;
+/// Those who are gone that are remembered.
+const DEPARTED_MAX: usize = 32;
 
 /// A dead instance's row that could not be freed yet.
 pub(super) struct Remains {
@@ -231,6 +233,10 @@ impl Runner {
     pub(super) fn reclaim(&mut self, id: Id) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.retire.retain(|(_, who)| *who != id);
+        if self.departed.len() == DEPARTED_MAX {
+            self.departed.pop_front();
+        }
+        self.departed.push_back(session.at);
         if let Some(row) = session.row {
             self.remains.push(Remains { row, incarnation: id, pidfd: session.pidfd });
             self.reclaim_remains();

@@ -46,6 +46,7 @@ impl Runner {
             used_bytes: self.ground.used_bytes(),
             limit_bytes: identity.limit_bytes,
             object_counts: self.counts.as_ref().map(|(_, counts)| counts.clone()).unwrap_or_default(),
+            departed: self.departed.iter().cloned().collect(),
             quarantine,
         }
     }

@@ -89,6 +89,7 @@ fn take_up(mut ground: Box<dyn Ground>, policy: Policy, on_event: OnEvent, mailb
         checks: VecDeque::new(),
         retire: Vec::new(),
         remains: Vec::new(),
+        departed: VecDeque::new(),
         deaths_ms,
         last_owner: last_owner(&journal, sealed.generation),
         generation_start_ms: sealed.unix_ms,

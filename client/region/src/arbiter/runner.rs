@@ -55,6 +55,8 @@ pub(crate) struct Runner {
     pub(super) checks: VecDeque<Verifying>,
     pub(super) retire: Vec<(Instant, u64)>,
     pub(super) remains: Vec<Remains>,
+    /// Who is gone, the newest.
+    pub(super) departed: VecDeque<InstanceRef>,
     /// Owners' deaths by the wall clock, in milliseconds, as the region keeps them too.
     pub(super) deaths_ms: Vec<u64>,
     /// Who owns or owned last.

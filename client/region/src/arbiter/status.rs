@@ -111,6 +111,8 @@ pub struct RegionStatus {
     pub limit_bytes: u64,
     /// By kind; a kind that this build does not know as `kind-N`.
     pub object_counts: BTreeMap<String, u64>,
+    /// Who is gone: those whose end was proved in this arbiter's time, the newest 32, oldest first.
+    pub departed: Vec<InstanceRef>,
     /// Why it is held back.
     pub quarantine: Option<(Reason, String)>,
 }

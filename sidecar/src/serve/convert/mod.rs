@@ -175,6 +175,7 @@ pub(crate) fn region(it: &RegionStatus, last: Option<&Record>) -> v1::Region {
         object_counts: it.object_counts.clone().into_iter().collect(),
         quarantine_fault,
         last_handover: last.map(|r| record(&it.region, r)),
+        departed: it.departed.iter().map(|gone| instance_ref(&it.region, gone)).collect(),
     }
 }
 

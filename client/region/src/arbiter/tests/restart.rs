@@ -139,6 +139,8 @@ fn those_who_died_meanwhile_are_reclaimed_and_replaced() {
     let region = Region::over(ground, policy);
     region.until(|s| s.state == State::Vacant || s.state == State::Switching);
     assert_eq!(region.ground.world().reclaimed, [id]);
+    let departed: Vec<_> = region.status().departed.iter().map(|gone| gone.incarnation).collect();
+    assert_eq!(departed, [id]);
     let new =
         region.attach_as(Hello { version: "2.0.0".into(), resume: Some(resume), ..Hello::default() }).expect("resumed");
     new.ready();
