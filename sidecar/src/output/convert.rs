@@ -24,6 +24,19 @@ fn word(name: &str) -> Option<String> {
     (!name.ends_with("_UNSPECIFIED")).then(|| name.to_lowercase())
 }
 
+/// The name of an enum value as it is on the wire; of one that this build does not know its number, never another one's name.
+/// `None` for UNSPECIFIED.
+fn wire_word<E: TryFrom<i32>>(value: i32, name: impl Fn(&E) -> &'static str) -> Option<String> {
+    match E::try_from(value) {
+        Ok(known) => Some(name(&known)).filter(|name| !name.ends_with("UNSPECIFIED")).map(str::to_owned),
+        Err(_) => Some(format!("UNKNOWN_{value}")),
+    }
+}
+
+fn wire_reason(value: i32) -> Option<String> {
+    wire_word(value, ErrorReason::as_str_name)
+}
+
 fn reason_word(reason: ErrorReason) -> Option<String> {
     (reason != ErrorReason::Unspecified).then(|| reason.as_str_name().to_owned())
 }
@@ -77,15 +90,15 @@ impl From<&v1::HandoverRecord> for Handover {
         Handover {
             outcome,
             exit_code,
-            reason: reason_word(record.reason()),
+            reason: wire_reason(record.reason),
             message: record.message.clone(),
             expected: None,
             found: None,
             region: number.map_or_else(String::new, |(region, _)| region.to_owned()),
             // Number 0: nothing was begun, so there is nothing to look up.
             handover: number.and_then(|(_, number)| number).filter(|n| *n > 0),
-            kind: (record.kind() != Kind::Unspecified).then(|| record.kind().as_str_name().to_lowercase()),
-            phase: word(record.phase().as_str_name()),
+            kind: wire_word(record.kind, Kind::as_str_name).map(|kind| kind.to_lowercase()),
+            phase: wire_word(record.phase, Phase::as_str_name).map(|phase| phase.to_lowercase()),
             generation: Some(generation).filter(|g| *g > 0),
             previous_generation: Some(record.previous_generation).filter(|g| *g > 0),
             owner,
@@ -138,15 +151,16 @@ impl Handover {
 
 impl From<&v1::Instance> for InstanceStatus {
     fn from(it: &v1::Instance) -> Self {
-        let ineligible = match it.ineligible_reason() {
-            ErrorReason::Unspecified => some(&it.ineligible_message),
-            reason => Some(format!("{} {}", reason.as_str_name(), it.ineligible_message).trim_end().to_owned()),
+        let ineligible = match wire_reason(it.ineligible_reason) {
+            None => some(&it.ineligible_message),
+            Some(reason) => Some(format!("{reason} {}", it.ineligible_message).trim_end().to_owned()),
         };
         InstanceStatus {
             instance: names::short(&it.name).to_owned(),
             version: it.version.clone(),
             pid: it.pid,
-            role: role_word(it.role()),
+            role: wire_word(it.role, Role::as_str_name)
+                .map_or_else(|| "unknown".to_owned(), |role| role.to_lowercase()),
             ready: it.ready,
             eligible: it.eligible,
             ineligible,
@@ -157,10 +171,6 @@ impl From<&v1::Instance> for InstanceStatus {
     }
 }
 
-fn role_word(role: Role) -> String {
-    word(role.as_str_name()).unwrap_or_else(|| "unknown".to_owned())
-}
-
 impl From<&v1::Region> for Region {
     fn from(it: &v1::Region) -> Self {
         let number = |name: &str| names::parse_handover(name).and_then(|(_, number)| number);
@@ -168,10 +178,8 @@ impl From<&v1::Region> for Region {
             it.instances.iter().find(|i| !it.owner.is_empty() && names::short(&i.name) == names::short(&it.owner));
         Region {
             region: names::parse_region(&it.name).unwrap_or(&it.name).to_owned(),
-            state: match it.state() {
-                State::Unspecified => "unknown".to_owned(),
-                state => state.as_str_name().to_lowercase(),
-            },
+            state: wire_word(it.state, State::as_str_name)
+                .map_or_else(|| "unknown".to_owned(), |state| state.to_lowercase()),
             generation: it.generation,
             owner: owner.map(Instance::from),
             instances: it.instances.iter().map(InstanceStatus::from).collect(),
@@ -193,7 +201,7 @@ impl From<&v1::Fault> for Fault {
             offset_bytes: it.offset_bytes,
             expected: it.expected.clone(),
             found: it.found.clone(),
-            reason: reason_word(it.reason()).unwrap_or_else(|| ErrorReason::RegionCorrupt.as_str_name().to_owned()),
+            reason: wire_reason(it.reason).unwrap_or_else(|| ErrorReason::RegionCorrupt.as_str_name().to_owned()),
         }
     }
 }

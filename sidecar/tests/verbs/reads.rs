@@ -226,6 +226,29 @@ fn a_watcher_of_many_regions_goes_on_after_the_newest_that_it_has_seen() {
     assert_eq!(asked, [0, 9], "the state comes by name, not by sequence");
 }
 
+/// Of a sidecar of a later release: what this build has no name for is shown as what it is, not as something else.
+#[test]
+fn values_of_a_later_release_are_shown_and_not_guessed() {
+    let place = Place::new();
+    let mut shop = owned("shop");
+    (shop.state, shop.instances[0].role, shop.instances[0].ineligible_reason) = (99, 98, 997);
+    let mut newer = record(Outcome::Aborted, Phase::Done);
+    (newer.kind, newer.phase, newer.reason) = (96, 95, 994);
+    let decided = HandoverRecord { outcome: 93, ..newer.clone() };
+
+    let (changes, history) = (vec![change(4, shop.clone())], vec![newer, decided]);
+    let _fake = place.fake(Script { regions: vec![shop], changes, history, ..Default::default() });
+    let found = place.run("status shop -o json").code(0).json()[0].clone();
+    assert_eq!((&found["state"], &found["instances"][0]["role"]), (&json!("unknown_99"), &json!("unknown_98")));
+    assert!(found["instances"][0]["ineligible"].as_str().is_some_and(|why| why.starts_with("UNKNOWN_997")), "{found}");
+    let found = place.run("history shop -o json").code(0).json();
+    let word = |n: usize, key: &str| found[n][key].as_str().unwrap_or_default().to_owned();
+    assert_eq!([word(0, "kind"), word(0, "phase"), word(0, "reason")], ["unknown_96", "unknown_95", "UNKNOWN_994"]);
+    assert_eq!([word(0, "outcome"), word(1, "outcome")], ["aborted", "unknown"]);
+    place.run("watch").code(5).says(&["unknown_99"]);
+    place.run("status shop").code(0).says(&["unknown_99"]);
+}
+
 #[test]
 fn quiet_watching_says_nothing() {
     let place = Place::new();

@@ -89,9 +89,11 @@ async fn half_a_body_is_answered_with_408() {
 #[tokio::test]
 async fn who_takes_nothing_of_the_answer_is_cut_off() {
     let (alive, mut cut) = mpsc::channel::<()>(1);
+    let (begun, mut has_begun) = mpsc::channel(1);
     let endless = move || {
-        let alive = alive.clone();
+        let (alive, begun) = (alive.clone(), begun.clone());
         async move {
+            begun.send(()).await.unwrap();
             let chunk = vec![b'x'; 1 << 16];
             let chunks = std::iter::repeat_with(move || {
                 let _alive = &alive;
@@ -103,6 +105,7 @@ async fn who_takes_nothing_of_the_answer_is_cut_off() {
     let server =
         Server::start(Bounds { taken: SHORT, ..patient() }, Router::new().route("/endless", get(endless))).await;
     let _stream = server.says("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    has_begun.recv().await.unwrap();
     server.stop.send(()).unwrap();
     tokio::time::timeout(SOON, server.done).await.expect("it is not waited for").unwrap();
     assert_eq!(cut.recv().await, None, "its answer is gone");
