@@ -9,7 +9,7 @@
 //! - [`prometheus::Prometheus`]: a real Prometheus. [`oracle::Oracle`]: two of them around a metric-store, so that what it answers
 //!   can be compared; [`recorder`] notes what it acknowledged.
 //! - [`receiver::Receiver`]: a store that takes remote write and answers by a script.
-//! - [`grpc::Control`]: the control API without the command line.
+//! - [`newer::Newer`]: a wire that speaks a later release. [`grpc::Control`]: the control API without the command line.
 //! - [`steps`]: a process that is followed instruction by instruction.
 //! - [`storm::Storm`]: new connections by the clock, counted by what became of them.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
@@ -22,6 +22,7 @@ pub mod host;
 pub mod http;
 pub mod instance;
 pub mod metric_store;
+pub mod newer;
 pub mod oracle;
 pub mod prometheus;
 pub mod random;

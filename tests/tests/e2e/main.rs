@@ -11,6 +11,7 @@ mod gateway;
 mod leaving;
 mod many_handovers;
 mod prometheus;
+mod releases;
 mod remote_write;
 mod replicas;
 mod series_chunks;
