@@ -19,9 +19,9 @@
 //! this crate's own; its futures run on any executor, and [`wait()`] runs them on none.
 //!
 //! Listening sockets outlive the process, too: [`Region::listener`] gives the one kept under a name, and the owner accepts
-//! from it ([`net`]).
+//! from it ([`net`]). Live connections move to the next owner where their protocol can be carried on ([`Region::parcels`]).
 //!
-//! What this crate does *not* do: it moves no connection, keeps nothing that you did not put into the region, and
+//! What this crate does *not* do: it moves no TLS connection, keeps nothing that you did not put into the region, and
 //! gives no lock or reference into shared memory, so nothing a request holds can delay a switch.
 //!
 //! ```
@@ -89,7 +89,8 @@ pub use family::Family;
 pub use heirloom_region::error;
 pub use heirloom_region::error::{Error, Fenced, Generation, NotOwner, Peer, WriteError};
 pub use hooks::{Flush, Hooks, Prepare, Resume, Veto};
-pub use net::{Conn, During, Listener, OpenListener, SocketKind, Stream};
+pub use net::{Arrival, Conn, Departure, During, Listener, OpenListener, Parcel, Parcels, Returned};
+pub use net::{SocketKind, Stream, Tracked};
 pub use object::{Counter, FloatCounter, Gauge, Histogram, Metric, Open, Share, Timer, UpDownGauge};
 pub use observe::{Observer, observe};
 pub use region::Region;

@@ -1,4 +1,4 @@
-//! Listeners kept by name, over restarts, handovers and the sidecar's death.
+//! Listeners kept by name, over restarts, handovers and the sidecar's death; and live connections that move to the next owner.
 //!
 //! [`Region::listener`](crate::Region::listener) gives the socket kept under a name, or binds a new one that is then kept:
 //! by the sidecar, and by every attached instance, each with a descriptor of the same socket. So the kernel's queue of
@@ -16,6 +16,9 @@
 //! Sockets are non-blocking, whoever has them: that flag belongs to the socket, not to the process. What is *not* kept:
 //! socket options that a service sets are, since they are the socket's; a Unix socket's file is never removed here.
 //!
+//! A protocol that can be carried on elsewhere moves its live connections, too: [`Region::parcels`](crate::Region::parcels),
+//! [`Parcels`]. Each is held by exactly one process at any moment, whoever is killed.
+//!
 //! If this process dies anywhere, its descriptors are closed, and every other keeper has its own.
 
 mod channel;
@@ -23,9 +26,12 @@ mod conn;
 mod keep;
 mod listener;
 mod open;
+mod parcel;
+mod ways;
 
 pub use conn::{Conn, Stream};
 pub use heirloom_region::sockets::Kind as SocketKind;
 pub(crate) use keep::{Net, Shared};
 pub use listener::{During, Listener};
 pub use open::OpenListener;
+pub use parcel::{Arrival, Departure, Parcel, Parcels, Returned, Tracked};

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cell::OpenCell;
 use crate::exposition::{self, Exposition};
-use crate::net::OpenListener;
+use crate::net::{OpenListener, Parcels};
 use crate::object::{Counter, FloatCounter, Gauge, Histogram, Open, UpDownGauge};
 use crate::role::{Link, Role, RoleWatch};
 use crate::series::{Reader, Store};
@@ -134,6 +134,47 @@ impl Region {
     /// ```
     pub fn listener(&self, name: &str, address: impl fmt::Display) -> OpenListener<'_> {
         OpenListener::new(&self.session, name, address.to_string())
+    }
+
+    /// Where live connections of `protocol` depart when another instance owns, and arrive when this one does. `schema` is the
+    /// number of the state's type: an instance that opened another one takes none of ours, and they drain here.
+    ///
+    /// ```
+    /// use heirloom_client::{Parcel, Parcels, Tracked};
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// /// Counts a connection's bytes, wherever it is.
+    /// async fn serve(mut tracked: Tracked<u64>, mut conn: Parcel<u64>) -> std::io::Result<()> {
+    ///     loop {
+    ///         let departure = tokio::select! {
+    ///             byte = conn.stream.read_u8() => {
+    ///                 byte?;
+    ///                 conn.state += 1;
+    ///                 continue;
+    ///             }
+    ///             departure = tracked.departure() => departure, // a boundary: nothing is half done here
+    ///         };
+    ///         match departure.send(conn).await {
+    ///             Ok(()) => return Ok(()), // the next owner has it
+    ///             Err(back) => conn = back.parcel,
+    ///         }
+    ///     }
+    /// }
+    /// # use heirloom_client::embedded::Embedded;
+    /// # fn main() -> Result<(), heirloom_client::Error> {
+    /// # let attachment = Embedded::new("shop")?.attach("v1").wait()?;
+    /// let parcels: Parcels<u64> = attachment.region().parcels("bytes", 1)?;
+    /// # let _ = parcels;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for a name that is none, or one that was opened here with another schema.
+    pub fn parcels<S>(&self, protocol: &str, schema: u32) -> Result<Parcels<S>, Error>
+    where
+        S: Serialize + DeserializeOwned + Send + 'static,
+    {
+        Parcels::new(&self.session, protocol, schema)
     }
 
     /// Reads several owned objects as they were at one moment: notes each one's stamp, runs `read`, checks the stamps.

@@ -103,11 +103,11 @@ impl Session {
             owner: owner_peer(&process),
         };
         Arc::new(Self {
+            net: Net::new(control.clone(), process.incarnation(), who.sockets),
             process,
             region: who.region,
             me: who.me,
             local: who.link == Link::Local,
-            net: Net::new(control.clone(), who.sockets),
             control,
             owned: AtomicU64::new(0),
             over: AtomicU64::new(0),

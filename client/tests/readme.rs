@@ -4,8 +4,9 @@ use std::error::Error as StdError;
 use std::ops::RangeInclusive;
 
 use heirloom_client::series::{Labels, Matcher, Sample, TimestampMs};
-use heirloom_client::{Attachment, Hooks, Term};
+use heirloom_client::{Attachment, Hooks, Parcel, Parcels, Term};
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 
 const README: &str = include_str!("../../README.md");
 const THIS: &str = include_str!("readme.rs");
@@ -50,6 +51,23 @@ async fn listen(shop: Attachment, routes: axum::Router) -> Result<(), Box<dyn St
 
 #[rustfmt::skip]
 #[expect(dead_code, reason = "to compile is all that is asked of it")]
+async fn carry(shop: &Attachment, mut conn: Parcel<u64>) -> Result<(), Box<dyn StdError>> {
+    let lines: Parcels<u64> = shop.region().parcels("lines", 1)?;              // the state here: a count
+    let mut tracked = lines.track();                                          // from accept on; or lines.arrival().await.accept()?
+    loop {
+   let departure = tokio::select! {
+       _ = conn.stream.read_buf(&mut conn.unread) => continue,                // and consume, and answer
+       departure = tracked.departure() => departure,                          // another version owns, and has room
+   };
+   match departure.send(conn).await {
+       Ok(()) => return Ok(()),                                               // it has the connection
+       Err(back) => conn = back.parcel,                                       // it has not, for back.reason: serve on
+   }
+    }
+}
+
+#[rustfmt::skip]
+#[expect(dead_code, reason = "to compile is all that is asked of it")]
 fn append(shop: &Attachment, term: Term, range_ms: RangeInclusive<TimestampMs>) -> Result<(), Box<dyn StdError>> {
     let (from_ms, to_ms) = range_ms.into_inner();
     let timestamp_ms = to_ms;
@@ -69,7 +87,7 @@ fn append(shop: &Attachment, term: Term, range_ms: RangeInclusive<TimestampMs>) 
 #[test]
 fn every_snippet_of_the_readme_compiles_here() {
     let blocks: Vec<&str> = README.split("```rust").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(blocks.len() >= 4, "expected the README's four snippets, found {}", blocks.len());
+    assert!(blocks.len() >= 5, "expected the README's five snippets, found {}", blocks.len());
     let here: Vec<&str> = THIS.lines().map(str::trim).collect();
     let lines = blocks.iter().flat_map(|block| block.lines()).map(str::trim);
     let strange: Vec<&str> = lines.filter(|line| !line.is_empty() && !here.contains(line)).collect();

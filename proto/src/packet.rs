@@ -75,6 +75,15 @@ impl Post {
         self.socket.async_io(Interest::WRITABLE, || send(self.socket.as_fd(), &bytes, descriptors)).await
     }
 
+    /// Sends one packet if there is room now: of use outside the runtime that watches the socket, since it wakes nobody.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and `WouldBlock`.
+    pub fn try_send(&self, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = encode(message, descriptors.len())?;
+        self.socket.try_io(Interest::WRITABLE, || send(self.socket.as_fd(), &bytes, descriptors))
+    }
+
     /// Receives the next packet, into `scratch` first; `None` when the other end is gone and nothing is left. Cancel-safe.
     ///
     /// # Errors
@@ -205,6 +214,29 @@ mod tests {
         assert_eq!(a.send(&SocketsSynced {}, &[]).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         a.send(&named("fits"), &[]).await.unwrap();
         assert!(b.receive::<FetchSocket>(&mut Vec::new()).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_is_told_at_once_or_waited_for() {
+        let (a, b) = posts();
+        let mut sent = 0;
+        let full = loop {
+            tokio::task::yield_now().await; // the runtime sees that there is room
+            match a.try_send(&named("doorbell"), &[]) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let mut scratch = Vec::new();
+        let last = named("last");
+        let (waited, _) = tokio::join!(a.send(&last, &[]), async {
+            for _ in 0..sent {
+                assert!(b.receive::<FetchSocket>(&mut scratch).await.unwrap().is_some());
+            }
+        });
+        waited.unwrap();
+        assert_eq!(b.receive::<FetchSocket>(&mut scratch).await.unwrap().unwrap().message.name, "last");
     }
 
     #[tokio::test]

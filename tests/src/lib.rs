@@ -12,15 +12,18 @@
 //! - [`newer::Newer`]: a wire that speaks a later release. [`grpc::Control`]: the control API without the command line.
 //! - [`steps`]: a process that is followed instruction by instruction.
 //! - [`storm::Storm`]: new connections by the clock, counted by what became of them.
+//! - [`lines::Lines`]: connections that never rest, each answer checked.
 //! - [`http`], [`wait`], [`random`]: a GET, a bounded wait, a seed that is printed.
 //!
 //! Nothing here waits without a deadline, and every process is ended by its own id.
 
 pub mod cli;
 pub mod grpc;
+pub mod holders;
 pub mod host;
 pub mod http;
 pub mod instance;
+pub mod lines;
 pub mod metric_store;
 pub mod newer;
 pub mod oracle;

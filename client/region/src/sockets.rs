@@ -25,7 +25,7 @@ use nix::sys::socket::{AddressFamily, SockType, SockaddrLike as _, SockaddrStora
 use crate::error::{Error, Misuse};
 
 pub use bind::{bind, listen};
-pub use room::{Room, need, room};
+pub use room::{Room, fits, full, need, room};
 pub use table::{Kept, Table};
 
 /// Sockets in one group.
@@ -173,6 +173,24 @@ pub fn identity(socket: impl AsFd) -> Result<u64, Error> {
     let owned = socket.as_fd().try_clone_to_owned().map_err(|e| Error::io("dup", None, e))?;
     // Sockets have inodes of their own, and no two living ones share one.
     std::fs::File::from(owned).metadata().map(|meta| meta.ino()).map_err(|e| Error::io("fstat", None, e))
+}
+
+/// Checks that a descriptor is a connection of a kind that is moved.
+///
+/// # Errors
+/// [`Misuse::Argument`] if it is not.
+pub fn connection(socket: impl AsFd) -> Result<Kind, Error> {
+    use std::os::fd::AsRawFd as _;
+    let wrong = |found: String| Error::from(Misuse::Argument { what: "connection", found });
+    let sort = getsockopt(&socket, sockopt::SockType).map_err(|e| wrong(format!("no socket: {e}")))?;
+    let address: SockaddrStorage =
+        getsockname(socket.as_fd().as_raw_fd()).map_err(|e| Error::io("getsockname", None, e))?;
+    match (sort, address.family()) {
+        _ if getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false) => Err(wrong("a listening socket".into())),
+        (SockType::Stream, Some(AddressFamily::Inet | AddressFamily::Inet6)) => Ok(Kind::Tcp),
+        (SockType::Stream, Some(AddressFamily::Unix)) => Ok(Kind::Unix),
+        (sort, family) => Err(wrong(format!("a socket of type {sort:?}, family {family:?}"))),
+    }
 }
 
 /// Whether a descriptor is a socket at all.

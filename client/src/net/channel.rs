@@ -139,6 +139,14 @@ impl Channel {
                 let name = self.calls().get(&it.call).map(|call| call.name.clone()).unwrap_or_default();
                 self.answer(it.call, Answer::Refused(refusal(&name, it.clone())));
             }
+            Some(Message::Introduced(it)) => {
+                let came = packet.descriptors.into_iter().next();
+                let came = came.ok_or_else(|| match packet.dropped {
+                    true => sockets::full().to_string(),
+                    false => format!("{} ({})", it.message, it.reason),
+                });
+                net.introduced(it.incarnation, it.asked, came);
+            }
             // Of a later release.
             _ => {}
         }

@@ -1,8 +1,8 @@
 //! What this instance keeps, and its channel to the sidecar while there is one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use heirloom_proto::packet::DESCRIPTORS_MAX;
@@ -14,21 +14,35 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::channel::{Answer, Channel};
+use super::parcel::Halls;
+use super::ways::Ways;
 
 /// How long a name that this instance does not keep is asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A table that all instances of one process share, where there is no sidecar.
-pub(crate) type Shared = Arc<Mutex<Table>>;
+/// What all instances of one process share, where there is no sidecar.
+pub(crate) type Shared = Arc<Home>;
+
+/// Where sockets are kept; one for each attachment, or one for all of an embedded arbiter.
+#[derive(Default)]
+pub(crate) struct Home {
+    table: Mutex<Table>,
+    /// By incarnation, where they are of one process.
+    nets: Mutex<HashMap<u64, Weak<Net>>>,
+}
 
 /// The sockets of one attachment.
 pub(crate) struct Net {
-    table: Shared,
+    home: Shared,
+    pub(super) incarnation: u64,
     /// Nobody else keeps or binds: an embedded arbiter's instances share the table itself.
-    alone: bool,
+    pub(super) alone: bool,
     pub(super) control: Handle,
     channel: watch::Sender<Option<Arc<Channel>>>,
     lacking: Mutex<BTreeMap<String, Lacking>>,
+    /// Where connections of other instances arrive.
+    pub(super) halls: Arc<Halls>,
+    pub(super) ways: Ways,
 }
 
 /// What the sidecar keeps and this instance does not: why, and how many descriptors it takes.
@@ -39,10 +53,33 @@ struct Lacking {
 
 impl Net {
     /// For an attachment whose control runtime is `control`; `shared` where there is no sidecar.
-    pub(crate) fn new(control: Handle, shared: Option<Shared>) -> Arc<Self> {
+    pub(crate) fn new(control: Handle, incarnation: u64, shared: Option<Shared>) -> Arc<Self> {
         let alone = shared.is_some();
-        let channel = watch::Sender::new(None);
-        Arc::new(Self { table: shared.unwrap_or_default(), alone, control, channel, lacking: Mutex::default() })
+        let net = Arc::new(Self {
+            home: shared.unwrap_or_default(),
+            incarnation,
+            alone,
+            control,
+            channel: watch::Sender::new(None),
+            lacking: Mutex::default(),
+            halls: Arc::default(),
+            ways: Ways::default(),
+        });
+        if alone {
+            let mut nets = net.home.nets.lock().unwrap_or_else(PoisonError::into_inner);
+            nets.retain(|_, net| net.strong_count() > 0);
+            nets.insert(incarnation, Arc::downgrade(&net));
+        }
+        net
+    }
+
+    /// Another instance of this process, where all are.
+    pub(super) fn neighbour(&self, incarnation: u64) -> Option<Arc<Net>> {
+        self.home.nets.lock().unwrap_or_else(PoisonError::into_inner).get(&incarnation)?.upgrade()
+    }
+
+    pub(super) fn channel(&self) -> Option<Arc<Channel>> {
+        self.channel.borrow().clone()
     }
 
     /// Takes a new channel into use, in the background; what is kept here is put back if the sidecar lacks it.
@@ -194,7 +231,7 @@ impl Net {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.home.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lacking(&self) -> MutexGuard<'_, BTreeMap<String, Lacking>> {

@@ -177,7 +177,8 @@ impl Instances {
             descriptors.extend(given.liveness);
         }
         if !read_only {
-            let (channel, theirs) = Channel::open(Arc::clone(&link.host.sockets), link.incarnation).map_err(io)?;
+            let who = (link.incarnation, peer.uid);
+            let (channel, theirs) = Channel::open(Arc::clone(&link.host.sockets), who).map_err(io)?;
             link._sockets = Some(channel);
             descriptors.push(theirs);
         }

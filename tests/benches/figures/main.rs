@@ -7,7 +7,7 @@
 //! chrt -f 1 cargo bench -p heirloom-tests                on a machine that does other things too, as root
 //! ```
 //!
-//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, `sidecar`. What
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, `parcels`, `sidecar`. What
 //! is compared is measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
 //! alike ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
 //!
@@ -23,6 +23,7 @@ mod measure;
 mod member;
 mod memory;
 mod mmap;
+mod parcels;
 mod scrape;
 mod select;
 mod series;
@@ -43,7 +44,7 @@ fn main() {
     let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let mut table = Table::default();
     type Part = (&'static str, fn(&mut Table, Effort));
-    let parts: [Part; 11] = [
+    let parts: [Part; 12] = [
         ("counter", counters::counter),
         ("histogram", counters::histogram),
         ("gauge", counters::gauge),
@@ -54,6 +55,7 @@ fn main() {
         ("series", series::series),
         ("takeover", takeover::takeover),
         ("blackout", blackout::blackout),
+        ("parcels", parcels::parcels),
         ("sidecar", through_sidecar::sidecar),
     ];
     println!("{}", machine::facts());

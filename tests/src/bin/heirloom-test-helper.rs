@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use heirloom_examples::process::end_with_parent;
 use heirloom_examples::shop::Place;
-use heirloom_examples::{metric_store, shop};
+use heirloom_examples::{echo, metric_store, shop};
 use heirloom_tests::{steps, worker};
 
 fn main() -> ExitCode {
@@ -14,9 +14,9 @@ fn main() -> ExitCode {
         Some("heirloom") => heirloom_sidecar::run_cli(std::env::args_os().skip(1)),
         Some("worker") => worker::run(&args[1..]),
         Some("steps") => steps::run(&args[1..]),
-        Some(service @ ("shop" | "metric-store")) => example(service, &args[1..]),
+        Some(service @ ("shop" | "metric-store" | "echo")) => example(service, &args[1..]),
         _ => {
-            eprintln!("usage: heirloom-test-helper heirloom|worker|steps|shop|metric-store ARGUMENTS");
+            eprintln!("usage: heirloom-test-helper heirloom|worker|steps|shop|metric-store|echo ARGUMENTS");
             ExitCode::from(2)
         }
     }
@@ -33,6 +33,7 @@ fn example(service: &str, args: &[String]) -> ExitCode {
         match (service, version.as_str()) {
             ("shop", "1.0.0") => shop::v1::run(place).await,
             ("shop", _) => shop::v2::run(place).await,
+            ("echo", version) => echo::run(version, &place.socket, listen).await,
             (_, "1.0.0") => metric_store::v1::run(place).await,
             _ => metric_store::v2::run(place).await,
         }

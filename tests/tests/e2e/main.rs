@@ -10,6 +10,7 @@ mod exposition;
 mod gateway;
 mod leaving;
 mod many_handovers;
+mod parcels;
 mod prometheus;
 mod releases;
 mod remote_write;

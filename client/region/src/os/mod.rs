@@ -12,6 +12,7 @@ pub mod membarrier;
 pub mod pidfd;
 mod registry;
 pub mod sigbus;
+pub mod words;
 
 pub(crate) use registry::Registered;
 

@@ -35,16 +35,16 @@ impl Drop for Joined {
 }
 
 impl Channel {
-    /// A new channel, and the end that the instance gets.
+    /// A new channel for an instance, by incarnation and uid, and the end that it gets.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn open(sockets: Arc<Sockets>, incarnation: u64) -> io::Result<(Channel, OwnedFd)> {
+    pub(crate) fn open(sockets: Arc<Sockets>, who: (u64, u32)) -> io::Result<(Channel, OwnedFd)> {
         let (ours, theirs) = packet::pair()?;
         let post = Post::new(ours)?;
         let (letters, queue) = mpsc::channel(LETTERS_MAX);
         let task = tokio::spawn(async move {
-            let id = sockets.joined(incarnation, letters);
+            let id = sockets.joined(who, letters);
             let joined = Joined { sockets, id };
             run(&post, &joined, queue).await;
         });

@@ -12,6 +12,7 @@
 
 mod channel;
 mod given;
+mod introduce;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use heirloom_proto::packet::{DESCRIPTORS_MAX, Packet};
 use heirloom_proto::v1::socket_packet::Message;
 use heirloom_proto::v1::{
-    BindSocket, Introduced, KeepSocket, KnownSocket, OpenSocket, SocketKind, SocketPacket, SocketRefused, SocketShape,
+    BindSocket, KeepSocket, KnownSocket, OpenSocket, SocketKind, SocketPacket, SocketRefused, SocketShape,
     SocketsSynced,
 };
 use heirloom_region::error::{Error, Misuse};
@@ -64,6 +65,8 @@ struct Claim {
 
 struct Out {
     incarnation: u64,
+    /// As the kernel said when it attached.
+    uid: u32,
     letters: mpsc::Sender<Letter>,
 }
 
@@ -85,11 +88,11 @@ impl Sockets {
         self.lock().table.descriptors()
     }
 
-    fn joined(&self, incarnation: u64, letters: mpsc::Sender<Letter>) -> u64 {
+    fn joined(&self, (incarnation, uid): (u64, u32), letters: mpsc::Sender<Letter>) -> u64 {
         let mut inner = self.lock();
         inner.last += 1;
         let id = inner.last;
-        inner.channels.insert(id, Out { incarnation, letters });
+        inner.channels.insert(id, Out { incarnation, uid, letters });
         let known: Vec<_> = inner.table.iter().map(|(name, kept)| to_wire(name, &kept.shape)).collect();
         for shape in known {
             inner.say(id, Message::Known(KnownSocket { shape: Some(shape) }));
@@ -257,21 +260,6 @@ impl Inner {
         };
         let (reason, message) = (error.reason().to_owned(), error.to_string());
         self.say(id, Message::Refused(SocketRefused { call, reason, message, expected, found }));
-    }
-
-    /// Gives two instances a connection of their own; one without a descriptor says that the other is not here.
-    fn introduce(&mut self, id: u64, to: u64) {
-        let Some(from) = self.channels.get(&id).map(|out| out.incarnation) else { return };
-        let other = self.channels.iter().find(|(_, out)| out.incarnation == to && to != from).map(|(id, _)| *id);
-        let pair = other.and_then(|other| Some((other, heirloom_proto::packet::pair().ok()?)));
-        let introduced = |incarnation| Message::Introduced(Introduced { incarnation });
-        match pair {
-            None => self.say(id, introduced(to)),
-            Some((other, (here, there))) => {
-                self.send(other, introduced(from), vec![Arc::new(there)]);
-                self.send(id, introduced(to), vec![Arc::new(here)]);
-            }
-        }
     }
 }
 
