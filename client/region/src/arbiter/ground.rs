@@ -192,7 +192,7 @@ pub(crate) trait Ground: Send {
     /// Each with the number that its place says.
     fn history(&self) -> Vec<(u64, Vec<u8>)>;
     fn put_history(&mut self, number: u64, bytes: &[u8]) -> Result<(), Fault>;
-    /// Owned objects with values, and their schemas.
+    /// Names of owned objects, each with every list of schemas that values under it have.
     fn present(&mut self) -> Result<Vec<Present>, Fault>;
     fn object_counts(&self) -> BTreeMap<String, u64>;
     /// Begins to check everything that can be checked.

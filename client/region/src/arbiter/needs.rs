@@ -11,7 +11,7 @@ use super::reason::Reason;
 /// Needs that one instance may declare.
 pub(crate) const NEEDS_MAX: usize = 64 * 1024;
 
-/// An object with values in the region.
+/// Objects of one name that have values in the same schemas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Present {
     /// Its name.

@@ -196,8 +196,12 @@ impl Ground for Keeper {
             return Err(Error::from(lost).into());
         }
         // A value that nobody can read (torn, rotten) is no ground to keep one instance from owning rather than another.
-        let present = |(name, schemas): (&str, _)| Present { object: name.to_owned(), kind: "cell".into(), schemas };
-        Ok(self.cell_schemas().into_iter().map(present).collect())
+        let present = |(name, schemas): (&str, &[u32])| Present {
+            object: name.to_owned(),
+            kind: "cell".into(),
+            schemas: schemas.to_vec(),
+        };
+        Ok(self.cell_schemas().map(present).collect())
     }
 
     fn object_counts(&self) -> BTreeMap<String, u64> {

@@ -42,8 +42,10 @@ pub struct Keeper {
     pub(super) copy: PageCopy,
     /// What was decoded of the shared directory: entries never change, so each handover decodes only new ones.
     pub(super) catalog: inspect::Catalog,
-    /// The same of the owned directory.
+    /// The same of the owned directory, with the schemas that the last look found.
     pub(super) cells: inspect::Cells,
+    /// The last completed round at that look; 0 before it, when there is nothing to be read again.
+    pub(super) looked: u64,
 }
 
 impl Keeper {
@@ -182,9 +184,16 @@ impl Keeper {
     pub fn reclaim_proved(&mut self, proof: DeathProof) -> Result<(), Error> {
         recover::reclaim(&self.hold, proof)
     }
-    /// Every cell's name with the schemas of its value, as [`inspect::Cells::look`] finds them.
-    pub(crate) fn cell_schemas(&mut self) -> Vec<(&str, Vec<u32>)> {
-        self.cells.look(&self.mapping)
+    /// Every name of cells with each list of schemas that values under it have.
+    ///
+    /// What the last look read stays true where no page is dirty since the round that it began with: sections that marked with
+    /// epochs up to that round's had left before the round ended, so the look read what they wrote; a later one marks with a
+    /// newer epoch, and marks only grow.
+    pub(crate) fn cell_schemas(&mut self) -> impl Iterator<Item = (&str, &[u32])> {
+        let since = std::mem::replace(&mut self.looked, self.last_round);
+        let owned = self.mapping.segment(SegmentKind::Owned).offset;
+        let bytes = move |(page, _)| owned + page * PAGE..owned + (page + 1) * PAGE;
+        self.cells.look(&self.mapping, DirtyPages::new(&self.mapping, since, 0).map(bytes))
     }
     /// The control records.
     pub fn history(&self) -> History {

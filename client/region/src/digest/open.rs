@@ -65,6 +65,7 @@ impl Keeper {
             copy: PageCopy::new(),
             catalog: Default::default(),
             cells: Default::default(),
+            looked: 0,
         };
         if Boot::of(&keeper.hold)? == Boot::Other {
             recovery.rebooted = true;
