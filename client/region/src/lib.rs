@@ -8,6 +8,7 @@ compile_error!("Heirloom regions need Linux on a 64-bit little-endian machine");
 
 pub mod alloc;
 pub mod arbiter;
+mod cache;
 mod create;
 mod deaths;
 pub mod digest;

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::KeeperRecord;
 use super::marks::{DirtyPages, Tables};
-use super::pages::{self, PAGE_WORDS, PageCopy, PageCrc, Root};
+use super::pages::{PAGE_WORDS, PageCopy, PageCrc, Root};
 use super::rounds::{LastRound, Round};
 use super::superblock::Superblock;
+use crate::cache::{LINE, prefetch};
 use crate::error::{Error, Generation, NotReady};
 use crate::gate::page::GatePage;
 use crate::history::History;
@@ -55,10 +56,10 @@ impl Keeper {
         let mapping = &*self.mapping;
         let words = |page| mapping.words(mapping.segment(SegmentKind::Owned).offset + page * PAGE, PAGE_WORDS as u64);
         if let Some(first) = pages.first() {
-            words(*first)?.iter().step_by(pages::LINE / 8).for_each(pages::prefetch);
+            words(*first)?.iter().step_by(LINE / 8).for_each(prefetch);
         }
         for page in pages {
-            pages::prefetch(table_entry(mapping, *page)?);
+            prefetch(table_entry(mapping, *page)?);
         }
         for (i, page) in pages.iter().enumerate() {
             let next = pages.get(i + 1).and_then(|next| words(*next).ok());

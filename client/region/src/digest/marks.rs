@@ -7,7 +7,7 @@
 //! Only ready pages of the tables are touched. A summary without marks, or a mark without a page, is nobody's (no writer of
 //! this format makes one) and is passed over: the page that it would describe cannot have been written.
 
-use super::pages::{LINE, prefetch};
+use crate::cache::{LINE, prefetch};
 use crate::gate::page::GatePage;
 use crate::layout::{EXTENT, PAGE, SUMMARY_PAGES, Segment, SegmentKind};
 use crate::mapping::Mapping;

@@ -9,13 +9,12 @@
 //! **Crash.** An entry is one word: old or new. A page whose entry is newer than the last completed round is still marked
 //! as dirty, so it will be digested again; and whoever opens the region sums the root anew from the table.
 
+use crate::cache::{LINE, prefetch};
 use crate::layout::PAGE;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Words of a page.
 pub(crate) const PAGE_WORDS: usize = (PAGE / 8) as usize;
-/// Bytes that memory gives at once.
-pub(super) const LINE: usize = 64;
 const PRESENT: u64 = 1 << 32;
 const UNVERIFIED: u64 = 1 << 33;
 
@@ -90,20 +89,6 @@ const fn mix(page: u64, crc: u32) -> u64 {
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)
-}
-
-/// Asks the processor to have the word's line at hand soon. A hint: it reads and changes nothing. Into the second cache: the
-/// first has too few places for what is on its way, and waits.
-#[inline(always)]
-pub(crate) fn prefetch<T>(word: &T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch never faults and has no effect on memory; every x86_64 has SSE.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(word).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = word;
 }
 
 /// A page's bytes, copied out of the region: a CRC is never computed over memory that another process may be writing.

@@ -1,6 +1,6 @@
 //! Cells: one value of bytes, written by the owner, read by all, never torn.
 //!
-//! A cell is a header of 24 words in the owned area and four buffers. The value of version `v` lies in buffer `v & 3`; a
+//! A cell is a header of 24 words in the owned area and four buffers, which lie behind it where they are small. The value of version `v` lies in buffer `v & 3`; a
 //! writer at version `v` fills buffer `(v + 1) & 3` and then stores `v + 1` (Release).
 //!
 //! **Why no reader takes a torn value.** A reader loads the version `v` (Acquire), copies buffer `v & 3`, and after an
@@ -23,9 +23,11 @@
 //!     10  generation:32 | crc of the value:32   11  crc of words 8, 9's capacity and the place:32 | zero:32
 //! ```
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 
 use crate::alloc::OwnedAreas;
+use crate::cache::{LINE, prefetch};
 use crate::directory::entry::{Entry, Kind};
 use crate::directory::{Directory, Key, Lookup};
 use crate::error::{Corrupt, Error, Full, Generation, Misuse, NotReady, WriteError};
@@ -47,6 +49,8 @@ pub use value::{CellValue, Part};
 const HEADER_WORDS: u64 = 24;
 /// Last version, and the bits of it.
 const VERSION_MAX: u64 = (1 << 48) - 1;
+/// A cell of no more than this is likely to have its buffers behind its header.
+const SMALL_BYTES: u64 = 1 << 10;
 /// How often a reader tries.
 const TRIES_MAX: u32 = 16;
 
@@ -74,15 +78,18 @@ impl Stamp {
 #[derive(Clone, Debug)]
 pub struct Cell {
     process: Arc<Process>,
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
+    /// Where the header lies, if the cell was born when this handle was made. Beside the reference to what says the same: with
+    /// many cells each step on the way to one is a line that no cache has.
+    born: Option<NonZeroU64>,
+    bytes_max: u64,
+    key: Arc<Identity>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Identity {
     name: String,
     labels: Vec<(String, String)>,
-    bytes_max: u64,
-    shared: Arc<Shared>,
 }
 
 /// What all handles to one cell share within a process.
@@ -111,11 +118,11 @@ pub fn open_cell(p: &Arc<Process>, spec: &CellSpec) -> Result<Cell, Error> {
         return Err(Misuse::Argument { what: "bytes_max", found }.into());
     }
     let shared = p.objects().cell((spec.name.to_owned(), labels.clone()));
-    let inner = Inner { name: spec.name.to_owned(), labels, bytes_max: spec.bytes_max, shared };
+    let key = Identity { name: spec.name.to_owned(), labels };
     // Too many labels are refused now, and not by the first write.
-    inner.entry(0).encode()?;
-    let cell = Cell { process: Arc::clone(p), inner: Arc::new(inner) };
-    cell.header()?;
+    key.entry(0).encode()?;
+    let mut cell = Cell { process: Arc::clone(p), shared, born: None, bytes_max: spec.bytes_max, key: Arc::new(key) };
+    cell.born = cell.header()?.and_then(NonZeroU64::new);
     Ok(cell)
 }
 
@@ -159,13 +166,14 @@ impl Cell {
             let found = format!("{}, at most {}", parts.len(), value::PARTS_MAX);
             return Err(Misuse::Argument { what: "parts of a cell's value", found }.into());
         }
+        self.fetch_ahead();
         let len_bytes = value::len_bytes(parts);
-        if len_bytes > self.inner.bytes_max {
-            let (name, limit_bytes) = (self.inner.name.clone(), self.inner.bytes_max);
+        if len_bytes > self.bytes_max {
+            let (name, limit_bytes) = (self.key.name.clone(), self.bytes_max);
             return Err(Full::Value { name, len_bytes, limit_bytes }.into());
         }
         let words = value::encode(parts);
-        let mut spare = lock(&self.inner.shared.writer);
+        let mut spare = lock(&self.shared.writer);
         // Fenced goes before a stamp that differs, and before taking space.
         drop(self.process.enter(generation)?);
         let writer = write::Writer { process: &self.process, generation, words: &words, len_bytes: len_bytes as u32 };
@@ -180,15 +188,15 @@ impl Cell {
         if found.is_some() {
             return Ok(Some(Stamp(at, writer.replace(at, version, &mut spare)?)));
         }
-        let entry = |header| self.inner.entry(header);
-        let at = writer.create(&self.inner.name, &self.inner.key_labels(), &entry)?;
-        self.inner.shared.header.store(at, Ordering::Release);
+        let entry = |header| self.key.entry(header);
+        let at = writer.create(&self.key.name, &self.key.key_labels(), &entry)?;
+        self.shared.header.store(at, Ordering::Release);
         Ok(Some(Stamp(at, 1)))
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.key.name
     }
 
     /// The process through which it was opened.
@@ -196,26 +204,36 @@ impl Cell {
         &self.process
     }
 
+    /// Asks for the lines of the header, and of a small cell's buffers, while the value is encoded: of many cells none is at
+    /// hand, and each would be waited for in turn.
+    fn fetch_ahead(&self) {
+        let at = self.born.map_or_else(|| self.shared.header.load(Ordering::Relaxed), NonZeroU64::get);
+        let small = HEADER_WORDS + if self.bytes_max <= SMALL_BYTES { 4 * write::CAPACITY_MIN / 8 } else { 0 };
+        if let Ok(lines) = self.process.mapping().words(at, small) {
+            lines.iter().step_by(LINE / 8).chain(lines.last()).for_each(prefetch);
+        }
+    }
+
     /// The header's offset, once the cell is born.
     fn header(&self) -> Result<Option<u64>, Error> {
-        let known = self.inner.shared.header.load(Ordering::Acquire);
+        let known = self.shared.header.load(Ordering::Acquire);
         if known != 0 {
             return Ok(Some(known));
         }
         let mapping = self.process.mapping();
-        let labels = self.inner.key_labels();
-        match Directory::owned(mapping).find(&Key::object(&self.inner.name, &labels))? {
+        let labels = self.key.key_labels();
+        match Directory::owned(mapping).find(&Key::object(&self.key.name, &labels))? {
             Lookup::Vacant(_) | Lookup::Full => Ok(None),
             Lookup::Found(found) => {
-                let at = header_of(mapping, &check_kind(found, &self.inner.name, Kind::Cell)?)?;
-                self.inner.shared.header.store(at, Ordering::Release);
+                let at = header_of(mapping, &check_kind(found, &self.key.name, Kind::Cell)?)?;
+                self.shared.header.store(at, Ordering::Release);
                 Ok(Some(at))
             }
         }
     }
 }
 
-impl Inner {
+impl Identity {
     fn entry(&self, payload: u64) -> Entry {
         let created_unix_ms = crate::os::clock::unix_ms();
         Entry { payload, created_unix_ms, labels: self.labels.clone(), ..Entry::new(Kind::Cell, &self.name) }

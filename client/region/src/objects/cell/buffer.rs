@@ -41,6 +41,12 @@ impl Buffer {
         }
     }
 
+    /// One that holds nothing yet.
+    pub(super) fn empty(at: u64, version: u64, offset: u64, capacity: u32) -> Self {
+        let place_crc = Self::place_crc(at, version, offset, capacity);
+        Self { offset, len: 0, capacity, generation: 0, value_crc: 0, place_crc }
+    }
+
     /// Binds offset and capacity to this buffer of this cell.
     pub(super) fn place_crc(at: u64, version: u64, offset: u64, capacity: u32) -> u32 {
         value::crc(&[at, version & 3, offset, u64::from(capacity)])

@@ -9,8 +9,8 @@ use crate::error::{Full, Generation, WriteError};
 use crate::process::Process;
 use crate::sync::{Ordering, fence};
 
-/// Smallest buffer.
-const CAPACITY_MIN: u64 = 64;
+/// Smallest buffer. A cell that begins with it has all four right behind its header, so that a write asks for them in time.
+pub(super) const CAPACITY_MIN: u64 = 64;
 /// A cell's first version.
 const FIRST: u64 = 1;
 
@@ -93,12 +93,28 @@ impl Writer<'_> {
     ) -> Result<u64, WriteError> {
         let mapping = self.process.mapping();
         let directory = Directory::owned(mapping);
-        let (offset, capacity) = self.buffer()?;
-        let at = alloc::owned(mapping, HEADER_WORDS * 8).map_err(WriteError::from_error)?;
-        write_owned(self.process, self.generation, offset, self.words)?;
+        let take = |bytes| alloc::owned(mapping, bytes).map_err(WriteError::from_error);
         let header: [crate::sync::AtomicU64; HEADER_WORDS as usize] = Default::default();
+        let at = if u64::from(self.len_bytes) <= CAPACITY_MIN {
+            let at = take(HEADER_WORDS * 8 + 4 * CAPACITY_MIN)?;
+            for version in 0..4 {
+                let offset = at + HEADER_WORDS * 8 + version * CAPACITY_MIN;
+                if version == FIRST {
+                    write_owned(self.process, self.generation, offset, self.words)?;
+                    self.descriptor(at, version, offset, CAPACITY_MIN).store(&header, version);
+                } else {
+                    Buffer::empty(at, version, offset, CAPACITY_MIN as u32).store(&header, version);
+                }
+            }
+            at
+        } else {
+            let (offset, capacity) = self.buffer()?;
+            let at = take(HEADER_WORDS * 8)?;
+            write_owned(self.process, self.generation, offset, self.words)?;
+            self.descriptor(at, FIRST, offset, capacity).store(&header, FIRST);
+            at
+        };
         header[0].store(version_word(FIRST, at), Ordering::Relaxed);
-        self.descriptor(at, FIRST, offset, capacity).store(&header, FIRST);
         write_owned(self.process, self.generation, at, &header.map(|w| w.into_inner()))?;
         // Only this process inserts in this generation; other cells of it may take the slot, each once.
         for _ in 0..64 {
