@@ -90,12 +90,12 @@ fn an_entry_that_could_not_be_read_is_read_when_it_can_be() {
     let flip = |at: u64| _ = m.word(at + 16).unwrap().fetch_xor(1 << 40, Ordering::Relaxed);
     offsets.iter().for_each(|at| flip(*at));
     let (mut catalog, mut cells) = (inspect::Catalog::default(), inspect::Cells::default());
-    assert!(catalog.read(&m).is_empty() && cells.look(&m).is_empty());
+    assert!(catalog.read(&m).is_empty() && cells.look(&m, std::iter::empty()).next().is_none());
     assert_eq!(catalog.bad_entries(), 24);
     offsets.iter().for_each(|at| flip(*at));
     assert_eq!(catalog.read(&m).iter().map(|f| f.samples.len()).collect::<Vec<_>>(), [1; 12]);
     assert_eq!(catalog.bad_entries(), 0);
-    assert_eq!(cells.look(&m), [("basket", vec![1])]);
+    assert!(cells.look(&m, std::iter::empty()).eq([("basket", &[1][..])]));
 }
 
 proptest! {
