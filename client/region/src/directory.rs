@@ -136,6 +136,30 @@ impl<'m> Directory<'m> {
         Ok(Lookup::Full)
     }
 
+    /// The number of the series with this key, where its entry is whole and none is in its way: what a scrape asks for each of
+    /// its samples. `None` says nothing; [`find`](Self::find) does.
+    pub(crate) fn series_number(&self, key: &Key) -> Option<u64> {
+        let labels = entry::encoded(key.labels.iter().copied());
+        let len = entry::HEADER_WORDS + labels.len().div_ceil(8);
+        let mut copy = Vec::with_capacity(len);
+        for bucket in self.buckets(key.hash) {
+            for slot in self.slots_at(bucket)? {
+                // Acquire: as in `find`.
+                let slot = slot.load(Ordering::Acquire);
+                if slot == 0 {
+                    return None;
+                }
+                if slot >> 40 == tag(key.hash) {
+                    let words = self.mapping.words(self.offset(slot), len as u64).ok()?;
+                    copy.clear();
+                    copy.extend(words.iter().map(|word| word.load(Ordering::Relaxed)));
+                    return entry::series_number(&copy, key.hash, (key.labels.len(), &labels));
+                }
+            }
+        }
+        None
+    }
+
     /// Finds a key's entry in the shared directory, or publishes the one that `make` gives.
     ///
     /// # Errors

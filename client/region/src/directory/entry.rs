@@ -166,13 +166,7 @@ impl Entry {
     /// # Errors
     /// [`Misuse::Argument`] if it would be larger than 16 KiB.
     pub(crate) fn encode(&self) -> Result<Vec<u64>, Misuse> {
-        let mut labels = Vec::new();
-        for (n, v) in &self.labels {
-            for s in [n, v] {
-                labels.extend_from_slice(&(s.len() as u16).to_le_bytes());
-                labels.extend_from_slice(s.as_bytes());
-            }
-        }
+        let labels = encoded(self.labels.iter().map(|(n, v)| (n.as_str(), v.as_str())));
         let mut text = self.name.as_bytes().to_vec();
         text.extend_from_slice(&labels);
         text.extend_from_slice(self.help.as_bytes());
@@ -183,7 +177,7 @@ impl Entry {
             return Err(Misuse::Argument { what: "size of the object's description", found });
         }
         let mut words = Vec::with_capacity(len);
-        words.push(len as u64 | (self.kind as u64) << 32 | u64::from(VERSION) << 48);
+        words.push(first_word(len, self.kind));
         words.push(self.hash());
         words.push(self.payload);
         words.push(u64::from(self.words) | (self.labels.len() as u64) << 32 | (self.bounds.len() as u64) << 48);
@@ -196,6 +190,34 @@ impl Entry {
         words[CRC_WORD] = u64::from(crc(&words));
         Ok(words)
     }
+}
+
+fn first_word(len: usize, kind: Kind) -> u64 {
+    len as u64 | (kind as u64) << 32 | u64::from(VERSION) << 48
+}
+
+/// Labels as an entry has them: each name and value with its length before it.
+pub(crate) fn encoded<'a>(labels: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    for part in labels.flat_map(|(n, v)| [n, v]) {
+        bytes.extend_from_slice(&(part.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    bytes
+}
+
+/// The number in a whole entry of the series with these labels, `count` of them, [`encoded`]. All of such an entry but number and
+/// time of creation follows from its labels, so it need not be decoded. `None` says only that it is to be looked at in full.
+pub(crate) fn series_number(words: &[u64], hash: u64, (count, labels): (usize, &[u8])) -> Option<u64> {
+    let len = HEADER_WORDS + labels.len().div_ceil(8);
+    let is_so = words.len() == len
+        && words[0] == first_word(len, Kind::Series)
+        && words[1] == hash
+        && words[3] == (count as u64) << 32
+        && words[5] == (labels.len() as u64) << 16
+        && words[HEADER_WORDS..].iter().copied().eq(words_of(labels))
+        && (words[CRC_WORD] & 0xffff_ffff) as u32 == crc(words);
+    is_so.then(|| words[2])
 }
 
 /// How many words the entry that begins with `first` has.
@@ -337,10 +359,16 @@ pub(crate) fn bytes_of(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
+/// The CRC-32 of the words, that in the CRC's word itself being left out. In pieces that are long enough for the fast ways.
 fn crc(words: &[u64]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    for (i, word) in words.iter().enumerate() {
-        crc.update(&if i == CRC_WORD { *word & !0xffff_ffff } else { *word }.to_le_bytes());
+    const PIECE: usize = 64;
+    let (mut crc, mut bytes) = (crc32fast::Hasher::new(), [0; 8 * PIECE]);
+    for (n, piece) in words.chunks(PIECE).enumerate() {
+        for (i, (to, word)) in bytes.chunks_exact_mut(8).zip(piece).enumerate() {
+            let word = if n == 0 && i == CRC_WORD { *word & !0xffff_ffff } else { *word };
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        crc.update(&bytes[..8 * piece.len()]);
     }
     crc.finalize()
 }

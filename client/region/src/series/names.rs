@@ -67,11 +67,16 @@ impl SeriesStore {
     }
 
     fn look_up(&self, labels: &[(&str, &str)]) -> Result<Found, Corrupt> {
-        match Directory::owned(self.mapping()).find(&Key::new(Space::Series, "", labels))? {
-            Lookup::Found(Decoded::Known(entry)) => match u32::try_from(entry.payload) {
-                Ok(number) if number < self.mapping().limits().series_max => Ok(Found::Series(SeriesId(number))),
-                _ => Err(Corrupt::field("series' number", 0, "below the region's series_max", entry.payload)),
-            },
+        let (directory, key) = (Directory::owned(self.mapping()), Key::new(Space::Series, "", labels));
+        let numbered = |payload| match u32::try_from(payload) {
+            Ok(number) if number < self.mapping().limits().series_max => Ok(Found::Series(SeriesId(number))),
+            _ => Err(Corrupt::field("series' number", 0, "below the region's series_max", payload)),
+        };
+        if let Some(number) = directory.series_number(&key) {
+            return numbered(number);
+        }
+        match directory.find(&key)? {
+            Lookup::Found(Decoded::Known(entry)) => numbered(entry.payload),
             Lookup::Found(Decoded::Unknown { kind }) => {
                 Err(Corrupt::field("series' entry", 0, "a kind that this build knows", kind.into()))
             }

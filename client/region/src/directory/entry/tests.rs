@@ -55,6 +55,28 @@ proptest! {
     }
 
     #[test]
+    fn a_series_number_is_read_from_its_own_whole_entry_alone(
+        labels in prop::collection::btree_map("[a-z][a-zA-Z0-9_]{0,20}x", "\\PC{1,60}", 1..9),
+        payload: u64, created_unix_ms: u64, bit: prop::sample::Index, more in "\\PC{1,8}",
+    ) {
+        let labels: Vec<(String, String)> = labels.into_iter().collect();
+        let entry = Entry { payload, created_unix_ms, labels: labels.clone(), ..Entry::new(Kind::Series, "") };
+        let mut words = entry.encode().unwrap();
+        let number = |words: &[u64], labels: &[(String, String)]| {
+            let text = encoded(labels.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+            series_number(words, entry.hash(), (labels.len(), &text))
+        };
+        prop_assert_eq!(number(&words, &labels), Some(payload));
+        let mut others = labels.clone();
+        others[0].1.push_str(&more);
+        prop_assert_eq!(number(&words, &others), None);
+        prop_assert_eq!(number(&words, &labels[1..]), None);
+        let bit = bit.index(words.len() * 64);
+        words[bit / 64] ^= 1 << (bit % 64);
+        prop_assert_eq!(number(&words, &labels), None);
+    }
+
+    #[test]
     fn lengths_that_lie_are_refused(entry in entries(), word in prop::sample::select(vec![1usize, 3, 5]), value: u64) {
         let mut words = entry.encode().unwrap();
         prop_assume!(words[word] != value);
