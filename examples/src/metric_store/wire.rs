@@ -4,24 +4,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{decode_varint, encode_varint};
 
-#[allow(missing_docs, unreachable_pub)] // generated; proto/remote.proto documents it
-mod generated {
-    include!(concat!(env!("OUT_DIR"), "/prometheus.rs"));
-}
-
-pub use generated::*;
+pub use heirloom_proto::prometheus::*;
 
 /// What remote write 1.0 and remote read requests are.
 pub const PROTOBUF: &str = "application/x-protobuf";
 /// What a `STREAMED_XOR_CHUNKS` answer is.
 pub const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
-
-impl Sample {
-    /// A sample whose value keeps all its bits.
-    pub fn exact(timestamp: i64, value: f64) -> Self {
-        Sample { value: (value.to_bits() != 0).then_some(value), timestamp }
-    }
-}
 
 /// A message in snappy's block format.
 ///

@@ -40,7 +40,7 @@ impl Labels {
             // A series' own label wins.
             labels.extend(store.labels(id)?);
             let labels = labels.into_iter().map(|(name, value)| Label { name, value }).collect();
-            let bytes = TimeSeries { labels, samples: vec![] }.encode_to_vec();
+            let bytes = TimeSeries { labels, ..TimeSeries::default() }.encode_to_vec();
             if self.kept_bytes + bytes.len() > KEPT_BYTES_MAX {
                 return Ok(bytes.into());
             }
@@ -68,7 +68,8 @@ impl Body {
         samples: &[series::Sample],
     ) -> Result<(), Corrupt> {
         let sample = |it: &series::Sample| Sample { value: Some(it.value), timestamp: it.timestamp_ms };
-        let samples = TimeSeries { labels: vec![], samples: samples.iter().map(sample).collect() }.encode_to_vec();
+        let samples = TimeSeries { samples: samples.iter().map(sample).collect(), ..TimeSeries::default() };
+        let samples = samples.encode_to_vec();
         let labels = labels.get(store, id, place)?;
         encode_key(TIMESERIES, WireType::LengthDelimited, &mut self.0);
         encode_varint((labels.len() + samples.len()) as u64, &mut self.0);
