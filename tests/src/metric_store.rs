@@ -42,6 +42,11 @@ impl MetricStore {
         self.version
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Ends it in order, as a deployment does after a handover.
     ///
     /// # Panics

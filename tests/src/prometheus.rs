@@ -97,6 +97,14 @@ impl Prometheus {
         self.address
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it is stopped.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("Prometheus runs").pid()
+    }
+
     /// A query with a range-vector selector, at a time: every sample of every series, the values as they are written.
     ///
     /// # Errors

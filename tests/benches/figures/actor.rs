@@ -12,7 +12,7 @@ use heirloom_region::mapping::Mapping;
 use heirloom_region::process::Process;
 
 use crate::ground::Ground;
-use crate::{memory, storm, takeover};
+use crate::{memory, scraper, storm, takeover};
 
 /// Before the part and its arguments.
 pub(crate) const FLAG: &str = "--play";
@@ -88,6 +88,7 @@ pub(crate) fn play(words: &[String]) {
     let stage = || Stage::enter(path, numbers[0], numbers[1], numbers[2..].to_vec());
     match part.as_str() {
         "storm" => storm::play(&stage()),
+        "scraper" => scraper::play(&stage()),
         "sweep" => memory::play(&stage()),
         "newcomer" => takeover::play(stage),
         "sidecar" => crate::scrape::play(path),

@@ -25,28 +25,66 @@ const LOAD_MIN: f64 = 0.95;
 /// Between two handovers, so that updates come in between.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// A region, and who writes it.
+pub(crate) struct Load {
+    ground: Ground,
+    part: &'static str,
+    size: u64,
+}
+
+impl Load {
+    /// `part` is played with `size` and the rate; it says `size` when it is ready, and counts [`storm::UPDATES`].
+    pub(crate) fn new(ground: Ground, part: &'static str, size: u64) -> Self {
+        Self { ground, part, size }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
 /// Nanoseconds.
 #[derive(Debug, Default)]
-struct Figures {
-    waits: Vec<f64>,
+pub(crate) struct Figures {
+    pub(crate) waits: Vec<f64>,
     closed: Vec<f64>,
     pages: Vec<f64>,
     rounds: Vec<f64>,
-    updates_per_second: f64,
+    pub(crate) updates_per_second: f64,
+}
+
+impl Figures {
+    /// What a row has no room for.
+    pub(crate) fn words(&self) -> String {
+        format!(
+            "{:.0} updates/s made; {} of {} switches met a writer; rounds p50 {}, frozen pages p50 {} p99 {}",
+            self.updates_per_second,
+            self.waits.len(),
+            self.closed.len(),
+            median(self.rounds.clone()),
+            median(self.pages.clone()),
+            quantile(self.pages.clone(), 0.99),
+        )
+    }
+
+    pub(crate) fn gate_closed(&self) -> String {
+        let [p50, p99] = [0.5, 0.99].map(|part| time(quantile(self.closed.clone(), part)));
+        format!("gate closed p50 {p50}, p99 {p99}")
+    }
 }
 
 pub(crate) fn blackout(table: &mut Table, effort: Effort) {
-    let mut grounds: Vec<(u64, Ground, u64)> = Vec::new();
+    let mut loads = Vec::new();
     for mib in SIZES_MIB {
         let mut ground = Ground::new((mib << 20) * 3 / 2);
         let cells = storm::fill(&mut ground, mib << 20);
-        grounds.push((mib, ground, cells));
+        loads.push(Load::new(ground, "storm", cells));
     }
     for per_second in RATES {
         // All regions stand side by side and are measured in turns, so that a busy moment of the machine hits all.
-        let figures: Vec<Figures> = in_turns(&mut grounds, per_second, effort);
-        for ((mib, _, cells), f) in grounds.iter().zip(&figures) {
-            table.add(row(*mib, *cells, per_second, f));
+        let figures: Vec<Figures> = in_turns(&mut loads, per_second, effort);
+        for ((mib, load), f) in SIZES_MIB.iter().zip(&loads).zip(&figures) {
+            table.add(row(*mib, load.size, per_second, f));
         }
         let p50: Vec<f64> = figures.iter().map(|f| median(f.waits.clone())).collect();
         let ratio = p50.iter().fold(0.0f64, |a, b| a.max(*b)) / p50.iter().fold(f64::INFINITY, |a, b| a.min(*b));
@@ -66,36 +104,24 @@ pub(crate) fn blackout(table: &mut Table, effort: Effort) {
 
 fn row(mib: u64, cells: u64, per_second: u64, f: &Figures) -> Row {
     let p50 = median(f.waits.clone());
-    println!(
-        "  {mib} MiB, {cells} cells, {per_second}/s: {:.0} updates/s made; {} of {} switches met a writer; rounds p50 {}, \
-         frozen pages p50 {} p99 {}",
-        f.updates_per_second,
-        f.waits.len(),
-        f.closed.len(),
-        median(f.rounds.clone()),
-        median(f.pages.clone()),
-        quantile(f.pages.clone(), 0.99),
-    );
+    println!("  {mib} MiB, {cells} cells, {per_second}/s: {}", f.words());
     Row {
         what: format!("blackout, {mib} MiB, {per_second} updates/s, region crate"),
         ours: format!("p50 {}, p99 {}", time(p50), time(quantile(f.waits.clone(), 0.99))),
-        against: format!(
-            "gate closed p50 {}, p99 {}",
-            time(median(f.closed.clone())),
-            time(quantile(f.closed.clone(), 0.99))
-        ),
+        against: f.gate_closed(),
         ratio: String::new(),
         asked: format!("p50 <= {} µs", P50_MAX.as_micros()),
         met: Some(p50 <= P50_MAX.as_nanos() as f64),
     }
 }
 
-fn in_turns(grounds: &mut [(u64, Ground, u64)], per_second: u64, effort: Effort) -> Vec<Figures> {
-    let mut all: Vec<Figures> = grounds.iter().map(|_| Figures::default()).collect();
+/// The figures of each load, all of them measured bit by bit.
+pub(crate) fn in_turns(loads: &mut [Load], per_second: u64, effort: Effort) -> Vec<Figures> {
+    let mut all: Vec<Figures> = loads.iter().map(|_| Figures::default()).collect();
     let turns = 4;
     for _ in 0..turns {
-        for ((_, ground, cells), figures) in grounds.iter_mut().zip(&mut all) {
-            measure(ground, *cells, per_second, effort.handovers.div_ceil(turns), figures);
+        for (load, figures) in loads.iter_mut().zip(&mut all) {
+            measure(load, per_second, effort.handovers.div_ceil(turns), figures);
         }
     }
     for figures in &mut all {
@@ -104,9 +130,10 @@ fn in_turns(grounds: &mut [(u64, Ground, u64)], per_second: u64, effort: Effort)
     all
 }
 
-fn measure(ground: &mut Ground, cells: u64, per_second: u64, handovers: usize, figures: &mut Figures) {
-    let mut actors = [(); 2].map(|()| Actor::start(ground, "storm", &[cells, per_second]));
-    actors.iter_mut().for_each(|actor| assert_eq!(actor.hear(), cells));
+fn measure(load: &mut Load, per_second: u64, handovers: usize, figures: &mut Figures) {
+    let (ground, size) = (&mut load.ground, load.size);
+    let mut actors = [(); 2].map(|()| Actor::start(ground, load.part, &[size, per_second]));
+    actors.iter_mut().for_each(|actor| assert_eq!(actor.hear(), size));
     let observer = heirloom_region::process::Process::observer(ground.mapping().clone()).expect("an observer");
     let updates = open_counter(&observer, &storm::UPDATES).expect("a counter");
     // The first ones find their pages; they do not count.

@@ -3,12 +3,13 @@
 //! ```text
 //! cargo bench -p heirloom-tests                          every row, in some minutes
 //! cargo bench -p heirloom-tests -- counter blackout      only parts whose name contains one of these words
-//! cargo bench -p heirloom-tests -- --quick               fewer rounds; the figures are rougher
+//! cargo bench -p heirloom-tests -- --quick               fewer rounds and series; the figures are rougher
 //! chrt -f 1 cargo bench -p heirloom-tests                on a machine that does other things too, as root
 //! ```
 //!
-//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `takeover`, `blackout`, `parcels`, `sidecar`. What
-//! is compared is measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
+//! Parts: `counter`, `histogram`, `gauge`, `cell`, `scrape`, `memory`, `select`, `series`, `series-ingest`, `series-takeover`,
+//! `series-upgrade`, `takeover`, `blackout`, `parcels`, `sidecar`. Two of them start Debian's `prometheus`. What is compared is
+//! measured in turns, in many short rounds, and the medians are printed, so that a busy machine disturbs both sides
 //! alike ([`measure`] says how). This is why the harness is its own: Criterion and Divan measure one subject after the other.
 //!
 //! What needs several processes starts this program again, with a part to play ([`actor`]).
@@ -18,6 +19,7 @@ mod blackout;
 mod cells;
 mod counters;
 mod ground;
+mod ingest;
 mod machine;
 mod measure;
 mod member;
@@ -25,12 +27,15 @@ mod memory;
 mod mmap;
 mod parcels;
 mod scrape;
+mod scraper;
 mod select;
 mod series;
+mod stores;
 mod storm;
 mod table;
 mod takeover;
 mod through_sidecar;
+mod upgrade;
 
 use measure::Effort;
 use table::Table;
@@ -44,7 +49,7 @@ fn main() {
     let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let mut table = Table::default();
     type Part = (&'static str, fn(&mut Table, Effort));
-    let parts: [Part; 12] = [
+    let parts: [Part; 15] = [
         ("counter", counters::counter),
         ("histogram", counters::histogram),
         ("gauge", counters::gauge),
@@ -53,6 +58,9 @@ fn main() {
         ("memory", memory::memory),
         ("select", select::select),
         ("series", series::series),
+        ("series-ingest", ingest::ingest),
+        ("series-takeover", scraper::takeover),
+        ("series-upgrade", upgrade::upgrade),
         ("takeover", takeover::takeover),
         ("blackout", blackout::blackout),
         ("parcels", parcels::parcels),
