@@ -1,4 +1,5 @@
-//! A store that takes remote write and does what it is told: answers by a script, and keeps what it was sent.
+//! A store that takes remote write and does what it is told: answers by a script, and keeps what it was sent; over TLS if it has a
+//! certificate.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use heirloom_proto::prometheus::{TimeSeries, WriteRequest};
 use prost::Message as _;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What the receiver does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,6 +75,19 @@ impl Receiver {
     /// # Panics
     /// If there is no port.
     pub fn start(script: &[Does]) -> Self {
+        Self::serve(script, None)
+    }
+
+    /// As [`Receiver::start`], over TLS.
+    ///
+    /// # Panics
+    /// If there is no port.
+    pub fn start_tls(script: &[Does], config: ServerConfig) -> Self {
+        Self::serve(script, Some(Arc::new(config)))
+    }
+
+    fn serve(script: &[Does], tls: Option<Arc<ServerConfig>>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared { script: Mutex::new(script.iter().copied().collect()), ..Shared::default() });
@@ -81,17 +97,17 @@ impl Receiver {
                 if serving.over.load(Ordering::Relaxed) {
                     return;
                 }
-                let shared = Arc::clone(&serving);
-                // A sender that went away in the middle is the test's business.
-                thread::spawn(move || answer(stream, &shared).ok());
+                let (shared, tls) = (Arc::clone(&serving), tls.clone());
+                // A sender that went away in the middle is the test's business, and so is one that wants no such certificate.
+                thread::spawn(move || meet(stream, tls, &shared).ok());
             }
         });
-        Receiver { address, shared, thread: Some(thread) }
+        Receiver { address, scheme, shared, thread: Some(thread) }
     }
 
     /// Where it takes remote write.
     pub fn url(&self) -> String {
-        format!("http://{}/api/v1/write", self.address)
+        format!("{}://{}/api/v1/write", self.scheme, self.address)
     }
 
     /// All requests so far, in the order in which they came.
@@ -113,9 +129,19 @@ impl Drop for Receiver {
     }
 }
 
-fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+fn meet(stream: TcpStream, tls: Option<Arc<ServerConfig>>, shared: &Shared) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
+    match tls {
+        None => answer(stream, shared),
+        Some(config) => {
+            let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+            answer(StreamOwned::new(connection, stream), shared)
+        }
+    }
+}
+
+fn answer(stream: impl Read + Write, shared: &Shared) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head)? == 0 {
@@ -135,7 +161,10 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         Does::Waits => reader.read(&mut [0]).map(drop),
         Does::Answers(status, header) => {
             let header = if header.is_empty() { String::new() } else { format!("{header}\r\n") };
-            write!(&stream, "HTTP/1.1 {status} so\r\nconnection: close\r\ncontent-length: 4\r\n{header}\r\nso.\n")
+            write!(
+                reader.get_mut(),
+                "HTTP/1.1 {status} so\r\nconnection: close\r\ncontent-length: 4\r\n{header}\r\nso.\n"
+            )
         }
     }
 }

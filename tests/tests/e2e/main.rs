@@ -14,6 +14,7 @@ mod parcels;
 mod prometheus;
 mod releases;
 mod remote_write;
+mod remote_write_to;
 mod replicas;
 mod series_chunks;
 mod series_kills;

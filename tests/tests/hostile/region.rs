@@ -184,6 +184,10 @@ fn read(mapping: &Arc<Mapping>) {
         let id = SeriesId::new(number);
         named(store.labels(id).map_err(Error::from).map(drop));
         named(store.chunks(id, i64::MIN..=i64::MAX).and_then(|chunks| samples(&chunks)).map(drop));
+        named(store.stamp(id).map_err(Error::from).map(drop));
+        for after in [None, Some(0), Some(i64::MAX)] {
+            named(store.tail(id, after, 1).and_then(|tail| samples(&tail.chunks)).map(drop));
+        }
     }
 }
 

@@ -12,6 +12,16 @@ fn use_all(ground: &Ground, owner: &SeriesStore, g: Generation) {
     let _ = store.count();
     for id in (0..6).map(SeriesId::new) {
         let _ = (store.labels(id), store.chunks(id, i64::MIN..=i64::MAX));
+        let _ = store.stamp(id);
+        // A reader that goes on where it was: nothing comes twice, and each step has an end.
+        let mut after = None;
+        for _ in 0..20 {
+            let Ok(tail) = store.tail(id, after, 2) else { break };
+            assert!(tail.chunks.chunks.len() <= 2);
+            let Some(last) = tail.chunks.chunks.last() else { break };
+            assert!(after.is_none_or(|after| last.max_ms > after), "series {id} was read again");
+            after = Some(last.max_ms);
+        }
     }
     let _ = store.find(&[("__name__", "requests"), ("instance", "a:9090"), ("n", "1")]);
     inspect::faults(&ground.mapping);
