@@ -1,9 +1,11 @@
 //! How long nobody is ready when a store with many series is upgraded: metric-store by a handover, Prometheus by a restart on its
 //! data. Both were sent the same requests, and both are asked what their memory is.
 //!
-//! Prometheus: SIGTERM, start again on the same directory (tmpfs), until `/-/ready` is 200. metric-store: two probes ask each version
-//! `/ready` all the while, and the gap is from when the last 200 was asked for to when the next one was had, whoever gave it, so it
-//! is never too short. Meanwhile a sender writes to whoever takes it.
+//! Prometheus: SIGTERM, start again on the same directory (tmpfs), until `/-/ready` is 200. metric-store: how long the gate was
+//! closed, which is the time in which no version would take a write, as the record of each handover says. Meanwhile a sender
+//! writes to whoever takes it, and two probes ask each version `/ready`: their gap is from when the last 200 was asked for to when
+//! the next one was had, whoever gave it. It is never too short, and too long by what a probe takes on a busy machine; so the gap
+//! in as long a time without a handover stands beside it.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
@@ -17,7 +19,7 @@ use heirloom_tests::http;
 use heirloom_tests::metric_store::MetricStore;
 use heirloom_tests::prometheus::Prometheus;
 
-use crate::measure::{Effort, median};
+use crate::measure::{Effort, quantile};
 use crate::memory::anonymous_bytes;
 use crate::stores::{Written, now_ms, prometheus, request, resident_bytes, send, watch_ready, write_on};
 use crate::table::{Row, Table, time};
@@ -60,28 +62,35 @@ pub(crate) fn upgrade(table: &mut Table, effort: Effort) {
     let new = MetricStore::start(&host, "2.0.0", second);
     host.await_eligible(SERVICE, "2.0.0");
     let found = handovers(&host, [first, second], start_ms, 2 * effort.repeats.min(10));
-    let (gap, longest) = (median(found.gaps.clone()), found.gaps.iter().copied().fold(0.0, f64::max));
     println!(
-        "  {} handovers: writers waited p50 {}, longest {}; {} write requests of {SENT} samples, {} answered 503 and sent \
-         again, the longest taken after {:.1?}",
-        found.gaps.len(),
-        time(1e3 * median(found.blackouts_us.clone())),
-        time(1e3 * found.blackouts_us.iter().copied().fold(0.0, f64::max)),
+        "  {} handovers; {} write requests of {SENT} samples, {} answered 503 and sent again, the longest taken after {:.1?}",
+        found.closed.len(),
         found.written.requests,
         found.written.again,
         found.written.longest,
     );
-    let ratio = longest / restart.as_nanos() as f64;
+    let restart = restart.as_nanos() as f64;
+    let parts = |ns: &[f64]| [0.5, 1.0].map(|part| quantile(ns.to_vec(), part));
+    let words = |[p50, longest]: [f64; 2]| format!("p50 {}, longest {}", time(p50), time(longest));
+    let ratio = |[p50, longest]: [f64; 2]| format!("1/{:.0}, 1/{:.0}", restart / p50, restart / longest);
+    let (closed, gaps) = (parts(&found.closed), parts(&found.gaps));
+    let is_full = series >= 300_000;
+    let samples = i64::from(series) * SAMPLES / 1_000_000;
     table.add(Row {
-        what: format!(
-            "nobody ready at an upgrade, {series} series, {} M samples",
-            i64::from(series) * SAMPLES / 1_000_000
-        ),
-        ours: format!("p50 {}, longest {}", time(gap), time(longest)),
-        against: format!("Prometheus' restart {}", time(restart.as_nanos() as f64)),
-        ratio: format!("1/{:.0}, 1/{:.0}", restart.as_nanos() as f64 / gap, 1.0 / ratio),
-        asked: format!("<= 1/{:.0}", 1.0 / RATIO_MAX),
-        met: Some(ratio <= RATIO_MAX),
+        what: format!("no version takes writes at an upgrade, {series} series, {samples} M samples"),
+        ours: words(closed),
+        against: format!("Prometheus' restart {}", time(restart)),
+        ratio: ratio(closed),
+        asked: format!("<= 1/{:.0}{}", 1.0 / RATIO_MAX, if is_full { "" } else { " at 300 k series" }),
+        met: is_full.then_some(closed[1] <= RATIO_MAX * restart),
+    });
+    table.add(Row {
+        what: "the same as two probes over HTTP see it".into(),
+        ours: words(gaps),
+        against: format!("without a handover {}", words(parts(&found.quiet))),
+        ratio: ratio(gaps),
+        asked: "report".into(),
+        ..Row::default()
     });
     drop((old, new));
 }
@@ -103,21 +112,29 @@ fn memory(table: &mut Table, series: u32, host: &Host, store: &MetricStore, prom
         ours: format!("{ours:.0} (region {:.0}, metric-store {:.0})", each(region as f64), each(private as f64)),
         against: format!("Prometheus {theirs:.0} (live heap {:.0})", each(live)),
         ratio: format!("{:.3}", ours / theirs),
-        asked: format!("<= {BYTES_MAX}"),
-        met: Some(ours <= BYTES_MAX * theirs),
+        asked: format!("<= {BYTES_MAX}{}", if series >= 300_000 { "" } else { " at 300 k series" }),
+        met: (series >= 300_000).then_some(ours <= BYTES_MAX * theirs),
     });
 }
 
 /// Nanoseconds of each handover, and what its writers saw.
 struct Found {
+    closed: Vec<f64>,
     gaps: Vec<f64>,
-    blackouts_us: Vec<f64>,
+    /// Gaps without a handover.
+    quiet: Vec<f64>,
     written: Written,
 }
 
 fn handovers(host: &Host, addresses: [std::net::SocketAddr; 2], start_ms: i64, count: usize) -> Found {
     let (over, ready) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let (mut gaps, mut blackouts_us) = (Vec::new(), Vec::new());
+    let (mut closed, mut gaps, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
+    let longest = || {
+        let mut seen: Vec<(Instant, Instant)> = std::mem::take(&mut *ready.lock().expect("a list"));
+        seen.sort_by_key(|(_, had)| *had);
+        let gap: Option<Duration> = seen.windows(2).map(|two| two[1].1 - two[0].0).max();
+        gap.expect("answers").as_nanos() as f64
+    };
     let written = std::thread::scope(|scope| {
         for address in addresses {
             scope.spawn({
@@ -128,17 +145,14 @@ fn handovers(host: &Host, addresses: [std::net::SocketAddr; 2], start_ms: i64, c
         let sender = scope.spawn(|| write_on(addresses, &over, start_ms + 15_000 * SAMPLES, SENT));
         for i in 0..count {
             std::thread::sleep(Duration::from_millis(100));
-            ready.lock().expect("a list").clear();
+            quiet.push(longest());
             let answer = host.handover(SERVICE, if i % 2 == 0 { "2.0.0" } else { "1.0.0" }, &["--wait-ready", "30s"]);
-            blackouts_us.extend(answer.expect("committed", 0).json["blackout_us"].as_u64().map(|us| us as f64));
+            closed.push(1e3 * answer.expect("committed", 0).number("gate_closed_us") as f64);
             std::thread::sleep(Duration::from_millis(50));
-            let mut seen = ready.lock().expect("a list").clone();
-            seen.sort_by_key(|(_, had)| *had);
-            let gap = seen.windows(2).map(|two| two[1].1 - two[0].0).max().expect("answers");
-            gaps.push(gap.as_nanos() as f64);
+            gaps.push(longest());
         }
         over.store(true, Ordering::Relaxed);
         sender.join().expect("a sender")
     });
-    Found { gaps, blackouts_us, written }
+    Found { closed, gaps, quiet, written }
 }
