@@ -103,6 +103,8 @@ fn memory(table: &mut Table, series: u32, host: &Host, store: &MetricStore, prom
     let metrics = http::get(prometheus.address(), "/metrics", &[]).expect("its metrics").body;
     let live = metrics.lines().find_map(|line| line.strip_prefix("go_memstats_heap_alloc_bytes ")?.parse::<f64>().ok());
     let live = live.expect("go_memstats_heap_alloc_bytes");
+    // Its index is made when it is first asked.
+    assert_eq!(http::get(store.address, "/api/v1/labels", &[]).expect("labels").status, 200);
     let region = std::fs::metadata(host.region_file(SERVICE)).expect("the region").blocks() * 512;
     let private = anonymous_bytes(store.pid());
     let each = |bytes: f64| bytes / f64::from(series);
