@@ -53,7 +53,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 }
 
 fn patient() -> Bounds {
-    Bounds { connections: 4, fresh: Duration::ZERO, head: NEVER, body: NEVER, taken: NEVER }
+    Bounds { connections: 4, fresh: Duration::ZERO, head: NEVER, kept: NEVER, body: NEVER, taken: NEVER }
 }
 
 fn hello() -> Router {
@@ -61,6 +61,7 @@ fn hello() -> Router {
     Router::new().route("/", get(|| async { "hello" })).route("/post", post(whole))
 }
 
+const ASK: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST /post HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n";
 
 #[tokio::test]
@@ -70,8 +71,68 @@ async fn half_a_head_and_none_at_all_are_not_waited_for() {
         let mut stream = server.says(text).await;
         assert!(!rest(&mut stream).await.contains("200 OK"), "{text:?}");
     }
-    let mut kept = server.says("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    assert!(rest(&mut kept).await.ends_with("hello"), "answered, kept for a while, and closed");
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_those_who_come_by_the_clock() {
+    let server = Server::start(Bounds { head: SHORT, kept: 3 * SHORT, ..patient() }, hello()).await;
+    let mut stream = server.says(ASK).await;
+    for asked in 1..=3 {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed before answer {asked}");
+        }
+        // Longer than a first head may take.
+        tokio::time::sleep(2 * SHORT).await;
+        stream.write_all(ASK.as_bytes()).await.unwrap();
+    }
+    assert!(rest(&mut stream).await.ends_with("hello"), "answered, kept for a while, and closed");
+    assert!(Bounds::default().kept > Duration::from_secs(60), "Prometheus' own interval, if none is said");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_comes_when_its_connection_makes_room_is_answered_or_not_and_never_with_nothing() {
+    let server = Server::start(Bounds { connections: 1, ..patient() }, hello()).await;
+    let mut told = [0; 2];
+    for _ in 0..400 {
+        let mut kept = server.says("").await;
+        let other = async { TcpStream::connect(server.address).await.unwrap() };
+        let (wrote, other) = tokio::join!(kept.write_all(ASK.as_bytes()), other);
+        let answer = match wrote {
+            Ok(()) => rest(&mut kept).await,
+            Err(_) => String::new(),
+        };
+        told[usize::from(answer.is_empty())] += 1;
+        assert!(answer.is_empty() || answer.ends_with("hello"), "{answer:?} after {told:?}");
+        drop(other);
+    }
+}
+
+#[tokio::test]
+async fn stopping_and_making_room_cut_no_answer_that_is_being_taken() {
+    const LEN: usize = 16 << 20;
+    let (given, mut is_given) = mpsc::channel(2);
+    let large = move || {
+        let given = given.clone();
+        async move {
+            given.send(()).await.unwrap();
+            vec![b'x'; LEN]
+        }
+    };
+    let router = hello().route("/large", get(large));
+    let server = Server::start(Bounds { connections: 2, ..patient() }, router).await;
+    let mut first = server.says("GET /large HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    is_given.recv().await.unwrap();
+    for _ in 0..8 {
+        // Each takes the place of the one before, though that has waited for less long.
+        assert!(server.get("/").await.ends_with("hello"));
+        drop(server.says("").await);
+    }
+    server.stop.send(()).unwrap();
+    let text = rest(&mut first).await;
+    let (_, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert_eq!(body.len(), LEN);
+    tokio::time::timeout(SOON, server.done).await.expect("nothing is left").unwrap();
 }
 
 #[tokio::test]
