@@ -179,17 +179,30 @@ impl Failure {
 
     /// Reads what [`Failure::to_status`] wrote; `None` if the status is not one of Heirloom's, or its reason is unknown here.
     pub fn from_status(status: &Status) -> Option<Self> {
+        let (word, failure) = Self::with_word(status)?;
+        Some(Failure { reason: ErrorReason::from_str_name(&word)?, ..failure })
+    }
+
+    /// Reads what a later release wrote: its word for the reason, which is none here, and all else that it says. What that means
+    /// is in the status' code.
+    pub fn of_later_release(status: &Status) -> Option<(String, Self)> {
+        Self::with_word(status).filter(|(word, _)| ErrorReason::from_str_name(word).is_none())
+    }
+
+    /// The word for the reason, and all else.
+    fn with_word(status: &Status) -> Option<(String, Self)> {
         let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
         let mut metadata = info.metadata;
-        Some(Failure {
-            reason: ErrorReason::from_str_name(&info.reason)?,
+        let failure = Failure {
+            reason: ErrorReason::Unspecified,
             message: status.message().to_owned(),
             expected: metadata.remove("expected"),
             found: metadata.remove("found"),
             region: metadata.remove("region"),
             handover: metadata.remove("handover"),
             phase: metadata.remove("phase").and_then(|p| Phase::from_str_name(&p)),
-        })
+        };
+        Some((info.reason, failure))
     }
 }
 
@@ -260,8 +273,12 @@ mod tests {
         details.set_error_info("GENERATION_MISMATCH", "example.com", HashMap::new());
         assert_eq!(Failure::from_status(&Status::with_error_details(Code::Aborted, "x", details)), None);
         let mut details = ErrorDetails::new();
-        details.set_error_info("OF_A_LATER_RELEASE", DOMAIN, HashMap::new());
-        assert_eq!(Failure::from_status(&Status::with_error_details(Code::Aborted, "x", details)), None);
+        details.set_error_info("OF_A_LATER_RELEASE", DOMAIN, HashMap::from([("found".to_owned(), "9".to_owned())]));
+        let later = Status::with_error_details(Code::Aborted, "x", details);
+        assert_eq!(Failure::from_status(&later), None);
+        let said = Failure::new(ErrorReason::Unspecified, "x").found(9);
+        assert_eq!(Failure::of_later_release(&later), Some(("OF_A_LATER_RELEASE".to_owned(), said)));
+        assert_eq!(Failure::of_later_release(&Failure::new(ErrorReason::Io, "x").to_status()), None);
         let rubbish = Status::with_details(Code::Aborted, "x", vec![0xff; 64].into());
         assert_eq!(Failure::from_status(&rubbish), None);
     }

@@ -101,7 +101,13 @@ impl Failed {
             }
             _ => (exit::INTERNAL, None),
         };
-        Failed::bare(exit_code, reason, format!("{:?}: {}", status.code(), status.message()))
+        match Failure::of_later_release(status) {
+            Some((word, failure)) => {
+                let message = format!("{word}: {}", failure.message);
+                Failed { exit_code, reason, message, ..failure.into() }
+            }
+            None => Failed::bare(exit_code, reason, format!("{:?}: {}", status.code(), status.message())),
+        }
     }
 
     /// The word that says what the exit code means.
@@ -284,6 +290,22 @@ mod tests {
         let read = Failed::of_status(&lost, Asked::ToRead);
         assert_eq!((read.exit_code, read.found.as_deref()), (5, Some("broken pipe")));
         assert_eq!(read.message, "the sidecar was lost before it answered");
+    }
+
+    #[test]
+    fn what_a_later_release_refuses_keeps_what_was_expected_and_found() {
+        // The detail as this release would write it, with a word in it that this release does not have.
+        let known = Failure::new(ErrorReason::TargetNotReady, "not now").expected("dry weather").found("rain");
+        let known = known.region("shop").handover("regions/shop/handovers/3").to_status();
+        let (word, later) = (b"TARGET_NOT_READY".as_slice(), b"TARGET_IN_A_MOOD");
+        let mut details = known.details().to_vec();
+        let at = details.windows(word.len()).position(|w| w == word).unwrap();
+        details[at..at + word.len()].copy_from_slice(later);
+        let failed = Failed::of_status(&Status::with_details(known.code(), "not now", details.into()), Asked::ToChange);
+        assert_eq!((failed.exit_code, failed.reason), (3, None));
+        assert_eq!((failed.region.as_deref(), failed.handover), (Some("shop"), Some(3)));
+        let text = failed.text();
+        assert!(text.contains("TARGET_IN_A_MOOD: not now\n  expected dry weather, found rain"), "{text}");
     }
 
     #[test]
