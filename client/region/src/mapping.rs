@@ -205,7 +205,7 @@ impl Mapping {
         let offset = self.segment(SegmentKind::Extents).offset;
         let words = extents::len_bytes(self.header.virtual_len / EXTENT) / 8;
         // SAFETY: the header's check makes EXTENTS long enough for the file; it is allocated at creation.
-        Extents(unsafe { std::slice::from_raw_parts(self.at(offset).cast::<AtomicU64>(), words as usize) })
+        Extents::of(unsafe { std::slice::from_raw_parts(self.at(offset).cast::<AtomicU64>(), words as usize) })
     }
 
     /// The address of a byte; whoever reads there has checked it.

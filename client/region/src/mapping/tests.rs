@@ -182,7 +182,7 @@ fn a_file_that_is_no_region_says_which_way() {
 fn a_region_whose_fixed_segments_are_not_allocated_is_refused() {
     let dir = shm();
     let made = Mapping::create_file(dir.path(), &spec(4 << 20)).unwrap();
-    made.extents().0[0].fetch_and(!2, Ordering::Relaxed);
+    made.extents().words()[0].fetch_and(!2, Ordering::Relaxed);
     let e = Mapping::open_file(&dir.path().join("r"), false).unwrap_err();
     assert!(matches!(e, Error::Corrupt(Corrupt::OutOfBounds { what: "unallocated extent", .. })), "{e}");
 }
@@ -207,6 +207,34 @@ fn a_reboot_gives_back_the_grants_of_the_killed_and_the_blocks_of_the_ready() {
 fn killed_growers(m: &Mapping, n: u64) {
     let last = m.segment(SegmentKind::SharedArena).end() / EXTENT;
     (last - n..last).for_each(|extent| assert!(m.grant(extent, EXTENT).unwrap()));
+}
+
+#[test]
+fn a_grant_costs_nothing_of_what_a_large_file_has() {
+    let words: Vec<_> = (0..1 << 20).map(|_| AtomicU64::new(0)).collect();
+    let extents = Extents::of(&words);
+    let (began, far) = (std::time::Instant::now(), 100_000);
+    for extent in 0..far {
+        assert_eq!(extents.grant(extent, far), extents::Grant::Taken);
+        assert!(extents.make_ready(extent));
+        // Each count of a million words would take a millisecond or more.
+        assert!(began.elapsed().as_secs() < 30, "{extent} in {:?}", began.elapsed());
+    }
+    assert_eq!((extents.grant(far, far), extents.ready(), extents.granted()), (extents::Grant::Full, far, far));
+    assert_eq!(extents.bound().load(Ordering::Relaxed), far, "what was refused came back");
+}
+
+#[test]
+fn a_bound_that_killed_growers_left_too_high_costs_nothing_of_the_limit() {
+    let m = Mapping::heap(&spec(4 << 20)).unwrap();
+    m.extents().bound().fetch_add(1000, Ordering::Relaxed);
+    let arena = m.segment(SegmentKind::SharedArena);
+    for extent in arena.offset / EXTENT..arena.end() / EXTENT {
+        let _ = m.ensure(extent * EXTENT, 8);
+    }
+    assert_eq!(m.used_bytes(), m.limit_bytes());
+    m.drop_unused_grants();
+    assert_eq!(m.extents().bound().load(Ordering::Relaxed) * EXTENT, m.used_bytes());
 }
 
 #[test]
@@ -244,7 +272,7 @@ fn a_grant_that_a_killed_grower_took_comes_back_when_nobody_is_attached() {
 fn damaged_accounts_make_a_region_full_and_nothing_worse() {
     for bits in [0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaaa, u64::MAX, 64] {
         let m = Mapping::heap(&spec(4 << 20)).unwrap();
-        m.extents().0.iter().skip(1).for_each(|word| _ = word.fetch_or(bits, Ordering::Relaxed));
+        m.extents().words().iter().skip(1).for_each(|word| _ = word.fetch_or(bits, Ordering::Relaxed));
         let arena = m.segment(SegmentKind::SharedArena);
         for i in 0..arena.len / EXTENT {
             match m.ensure(arena.offset + i * EXTENT, 8) {
