@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use heirloom_region::arbiter::{FromInstance, Hook, Record, ToInstance};
+use heirloom_region::arbiter::{FromInstance, Hook, Record, ToInstance, Undrained};
 use heirloom_region::error::Generation;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,8 @@ use crate::session::Session;
 
 /// Counts of work in flight are said so often at most, and while something drains they are looked at so often.
 const TICK: Duration = Duration::from_millis(100);
+/// The same of an owner, for those who look at it: `status` and `/metrics` are as old as this.
+const LOOK: Duration = Duration::from_secs(1);
 /// For the arbiter to take note that an instance has left.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A leave that was taken back (its flush was vetoed) is tried again after so long.
@@ -69,9 +71,18 @@ struct Said {
     ready: Option<bool>,
     /// In this generation.
     leave: Option<u64>,
-    /// Of which drain: a second one says its end again, though its counts be the same.
-    counts: Option<(Option<Generation>, BTreeMap<String, u64>, bool)>,
+    counts: Option<Counts>,
     counts_at: Option<Instant>,
+}
+
+/// Work in flight.
+#[derive(Clone, PartialEq)]
+struct Counts {
+    /// Of which drain: a second one says its end again, though its counts be the same.
+    draining: Option<Generation>,
+    all: BTreeMap<String, u64>,
+    left: Vec<Undrained>,
+    drained: bool,
 }
 
 impl Driver {
@@ -104,6 +115,7 @@ impl Driver {
                 break;
             }
             let ticks = self.session.draining().is_some() || self.session.state().leaving.is_some();
+            let looks = self.live.is_some() && matches!(self.session.role(), Role::Owner(_));
             tokio::select! {
                 message = hear(&mut self.live) => match message {
                     Some(message) => self.heard(message),
@@ -115,7 +127,7 @@ impl Driver {
                 }
                 Some((key, result)) = self.done.recv() => self.hook_done(key, result),
                 () = self.session.poke.notified() => {}
-                () = tokio::time::sleep(TICK), if ticks => {}
+                () = tokio::time::sleep(if ticks { TICK } else { LOOK }), if ticks || looks => {}
             }
         }
         if let Some(live) = self.live.take() {
@@ -152,19 +164,21 @@ impl Driver {
         self.say_counts(leaving);
     }
 
-    /// Work in flight, while somebody waits for it.
+    /// Work in flight: with reasons and soon while somebody waits for it, else now and then for those who look.
     fn say_counts(&mut self, leaving: bool) {
         let draining = self.session.draining();
-        if draining.is_none() && !leaving {
+        let (drains, said_at) = (draining.is_some() || leaving, self.said.counts_at);
+        let owns = matches!(self.session.role(), Role::Owner(_));
+        if !drains && !owns && self.said.counts.is_none() {
             return;
         }
-        let owns = matches!(self.session.role(), Role::Owner(_));
-        let drained = self.session.work.total() == 0 && !owns;
-        let counts = (draining, self.session.work.counts(), drained);
-        let recently = self.said.counts_at.is_some_and(|at| at.elapsed() < TICK);
+        let drained = drains && !owns && self.session.work.total() == 0;
+        let left = if drains && !owns { self.session.work.left() } else { Vec::new() };
+        let counts = Counts { draining, all: self.session.work.counts(), left, drained };
+        let recently = said_at.is_some_and(|at| at.elapsed() < if drains { TICK } else { LOOK });
         if self.said.counts.as_ref() != Some(&counts) && (drained || !recently) {
-            let (_, all, drained) = counts.clone();
-            if self.say(FromInstance::InFlight { counts: all, drained }) {
+            let Counts { all, left, .. } = counts.clone();
+            if self.say(FromInstance::InFlight { counts: all, left, drained }) {
                 self.said.counts = Some(counts);
                 self.said.counts_at = Some(Instant::now());
             }

@@ -157,8 +157,9 @@ fn to_wire(message: FromInstance) -> v1::AttachRequest {
         FromInstance::HookResult { call_id, ok, veto } => {
             Message::HookResult(wire::HookResult { call_id, ok, veto_message: veto })
         }
-        FromInstance::InFlight { counts, drained } => {
-            Message::InFlight(wire::InFlight { counts: counts.into_iter().collect(), drained })
+        FromInstance::InFlight { counts, left, drained } => {
+            let left = left.into_iter().map(|it| v1::Undrained { kind: it.kind, reason: it.reason, count: it.count });
+            Message::InFlight(wire::InFlight { counts: counts.into_iter().collect(), drained, left: left.collect() })
         }
         FromInstance::Leave { drain_timeout } => {
             Message::Leave(wire::Leave { drain_timeout_ms: drain_timeout.map_or(0, millis) })

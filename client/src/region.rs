@@ -199,9 +199,14 @@ impl Region {
         view::read(&self.session, read)
     }
     /// Counts a piece of work of `kind` until dropped; a drain waits for it and `status` names it. Kinds are few: a word of
-    /// the code, not of the data.
+    /// the code, not of the data. See [`InFlight::because`], and [`Serving::drain_within`](crate::Serving::drain_within).
     pub fn in_flight(&self, kind: &'static str) -> InFlight {
         InFlight::new(&self.session, kind)
+    }
+    /// Whether a load balancer should send new traffic here: this instance owns, is ready, and does not leave. Needs no sidecar.
+    /// The axum adapter's `probe` answers it over HTTP.
+    pub fn takes_traffic(&self) -> bool {
+        self.session.no_traffic().is_none()
     }
     /// Writes the metrics of a private region ([`Link::Local`]). A shared one is exposed by the sidecar alone, or two scraped
     /// instances would double every sum.

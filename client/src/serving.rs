@@ -149,7 +149,8 @@ impl Serving {
     pub async fn next_term(&mut self) -> Option<Term> {
         self.region.session.next_term().await
     }
-    /// Withdraws or renews readiness; a handover to an instance that is not ready is refused. No effect on an owner.
+    /// Withdraws or renews readiness; a handover to an instance that is not ready is refused. An owner goes on owning, and is
+    /// not for new traffic ([`Region::takes_traffic`]).
     pub fn set_ready(&self, ready: bool) {
         self.region.session.set_ready(ready);
     }
@@ -165,6 +166,27 @@ impl Serving {
                 session.leave(DRAIN);
             }
         });
+    }
+    /// As [`leave_when`](Self::leave_when), for instances behind a load balancer that has an address for each: when `signal`
+    /// completes, this instance says that it is not for new traffic ([`Region::takes_traffic`], 503 of the probe), goes on
+    /// serving for `notice`, and then leaves. The notice is longer than the balancer's checks need to see it.
+    ///
+    /// Not with a kept [`listener`](Region::listener) alone: its address is the next owner's at once, and needs no notice.
+    pub fn leave_when_noticed(&self, signal: impl Future<Output = ()> + Send + 'static, notice: Duration) {
+        let (session, control) = (Arc::downgrade(&self.region.session), self.region.session.control.clone());
+        self.leave_when(async move {
+            signal.await;
+            if let Some(session) = session.upgrade() {
+                session.set_ready(false);
+            }
+            // There are timers, wherever the signal is awaited. An error: that runtime has ended, and with it the instance.
+            let _ = control.spawn(tokio::time::sleep(notice)).await;
+        });
+    }
+    /// A leaving instance waits at most so long for work of this kind, and no longer than for the rest. What is left then is
+    /// counted in [`Left::undrained`]; it is not cut before the process ends.
+    pub fn drain_within(&self, kind: &'static str, limit: Duration) {
+        self.region.session.change(|state| state.drain_within.insert(kind, limit));
     }
     /// Leaves in order: an owner flushes, seals and passes to the ready standby, or leaves the sealed region vacant.
     /// Waits for the drain, 30 s at most. Dropping `Serving` starts the same in the background.

@@ -10,7 +10,7 @@
 //!
 //! If this process dies anywhere, the region knows nothing of all this: its row and lanes say what the arbiter needs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) runtime: Option<Handle>,
     pub(crate) ready: bool,
     pub(crate) leaving: Option<Leaving>,
+    /// Kinds of work that a leaving instance waits for no longer than this.
+    pub(crate) drain_within: BTreeMap<&'static str, Duration>,
     pub(crate) link: Link,
     /// Owned last, and not all work of it is done.
     draining: Option<Generation>,
@@ -83,6 +85,7 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaving {
     pub(crate) timeout: Duration,
+    pub(crate) since: Instant,
     pub(crate) deadline: Instant,
 }
 
@@ -116,6 +119,7 @@ impl Session {
                 runtime: None,
                 ready: false,
                 leaving: None,
+                drain_within: BTreeMap::new(),
                 link: who.link,
                 draining: None,
                 given_up: 0,
@@ -238,8 +242,24 @@ impl Session {
     pub(crate) fn leave(&self, timeout: Duration) {
         self.process.note_leaving();
         self.change(|s| {
-            s.leaving.get_or_insert(Leaving { timeout, deadline: Instant::now() + timeout });
+            let since = Instant::now();
+            s.leaving.get_or_insert(Leaving { timeout, since, deadline: since + timeout });
         });
+    }
+    /// Why this instance is not for new traffic, in a word; none while it is: it owns, is ready, and does not leave.
+    pub(crate) fn no_traffic(&self) -> Option<&'static str> {
+        let role = self.role();
+        let state = self.state();
+        match role {
+            Role::Left => Some("left"),
+            _ if state.left => Some("left"),
+            _ if state.leaving.is_some() => Some("leaving"),
+            Role::Owner(_) if state.ready => None,
+            Role::Owner(_) => Some("withdrawn"),
+            Role::Draining(_) => Some("draining"),
+            Role::Standby { .. } if !state.ready => Some("not_ready"),
+            Role::Standby { .. } => Some("standby"),
+        }
     }
     /// Owned before, and not everything of it is done.
     pub(crate) fn draining(&self) -> Option<Generation> {

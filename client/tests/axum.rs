@@ -9,13 +9,14 @@ use axum::Router;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use heirloom_client::axum::{Refused, serve};
+use heirloom_client::axum::{Refused, probe, probe_standing, serve};
 use heirloom_client::embedded::Embedded;
-use heirloom_client::{Cell, Error, Hooks, Left, Region, Term};
+use heirloom_client::{Cell, Error, Hooks, Left, Region, Serving, Term};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 type Result<T = (), E = Box<dyn StdError + Send + Sync>> = std::result::Result<T, E>;
 
@@ -328,4 +329,78 @@ async fn kept_alive_load_goes_through_switches() -> Result {
     assert_eq!(v1.app.log.load()?.len(), done, "as many lines as answers");
     drop((v1, v2));
     Ok(())
+}
+
+/// 200 or 503, and the word.
+async fn probed(routes: Router, path: &str) -> Result<(u16, String)> {
+    let answer = routes.oneshot(axum::http::Request::get(path).body(axum::body::Body::empty())?).await?;
+    let status = answer.status().as_u16();
+    let body = axum::body::to_bytes(answer.into_body(), 100).await?;
+    Ok((status, String::from_utf8(body.to_vec())?.trim().to_owned()))
+}
+
+#[tokio::test]
+async fn the_probe_tells_for_whom_new_traffic_is() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let attach = async |v: &str| -> Result<(Router, Serving)> {
+        let attached = arbiter.attach(v).await?;
+        let region = attached.region().clone();
+        let routes = Router::new().route("/ready", probe(&region)).route("/standing", probe_standing(&region));
+        Ok((routes, attached.ready(Hooks::new()).await?))
+    };
+    let (v1, mut first) = attach("v1").await?;
+    let term = first.next_term().await.ok_or("a term")?;
+    let (v2, mut second) = attach("v2").await?;
+    let both = async |routes: &Router| -> Result<[(u16, String); 2]> {
+        Ok([probed(routes.clone(), "/ready").await?, probed(routes.clone(), "/standing").await?])
+    };
+    let said = |ready: u16, standing: u16, word: &str| [(ready, word.to_owned()), (standing, word.to_owned())];
+    assert_eq!(both(&v1).await?, said(200, 200, "owner"));
+    assert_eq!(both(&v2).await?, said(503, 200, "standby"));
+    second.set_ready(false);
+    assert_eq!(both(&v2).await?, said(503, 503, "not_ready"));
+    second.set_ready(true);
+    first.set_ready(false);
+    assert_eq!(both(&v1).await?, said(503, 503, "withdrawn"));
+    assert!(term.is_current(), "it owns, and serves what comes");
+    first.set_ready(true);
+    assert_eq!(both(&v1).await?, said(200, 200, "owner"));
+
+    let held = first.region().in_flight("requests");
+    arbiter.handover("v2").await?;
+    second.next_term().await.ok_or("a term")?;
+    assert_eq!((both(&v1).await?, both(&v2).await?), (said(503, 503, "draining"), said(200, 200, "owner")));
+    let leaves = tokio::spawn(first.leave());
+    until(async || both(&v1).await.is_ok_and(|found| found == said(503, 503, "leaving"))).await?;
+    drop(held);
+    leaves.await??;
+    assert_eq!(both(&v1).await?, said(503, 503, "left"));
+    Ok(())
+}
+
+/// A kind that has less time than the rest holds nobody up longer.
+#[tokio::test]
+async fn a_leaving_instance_waits_for_each_kind_as_long_as_it_may_take() -> Result {
+    let arbiter = Embedded::new("shop")?;
+    let serving = arbiter.attach("v1").await?.ready(Hooks::new()).await?;
+    serving.drain_within("connections", Duration::from_millis(100));
+    let region = serving.region().clone();
+    let (connection, request) = (region.in_flight("connections"), region.in_flight("requests"));
+    let mut leaves = tokio::spawn(serving.leave());
+    let early = tokio::time::timeout(Duration::from_millis(600), &mut leaves).await;
+    assert!(early.is_err(), "requests have their time still");
+    drop(request);
+    let left = tokio::time::timeout(SOON, leaves).await???;
+    assert_eq!(left.undrained, 1, "the connection, which is not cut");
+    drop(connection);
+    Ok(())
+}
+
+async fn until(mut state: impl AsyncFnMut() -> bool) -> Result {
+    let wait = async {
+        while !state().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Ok(tokio::time::timeout(SOON, wait).await?)
 }

@@ -2,9 +2,13 @@
 
 use std::error::Error as StdError;
 use std::ops::RangeInclusive;
+#[cfg(feature = "axum")]
+use std::time::Duration;
 
 use heirloom_client::series::{Labels, Matcher, Sample, TimestampMs};
 use heirloom_client::{Attachment, Hooks, Parcel, Parcels, Term};
+#[cfg(feature = "axum")]
+use heirloom_client::{Serving, axum::probe_standing};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
@@ -47,6 +51,18 @@ async fn listen(shop: Attachment, routes: axum::Router) -> Result<(), Box<dyn St
     let serving = shop.ready(Hooks::new()).await?;
     serving.run(|term| heirloom_client::axum::serve(term, &http, routes.clone())).await?;
     Ok(())
+}
+
+#[cfg(feature = "axum")]
+#[rustfmt::skip]
+#[expect(dead_code, reason = "to compile is all that is asked of it")]
+fn drain(shop: &Attachment, serving: &Serving) -> axum::Router {
+   let mut upload = shop.region().in_flight("uploads");                        // until it is dropped
+   upload.because("CLIENT_IS_SLOW");                                           // a TLS connection says "TLS"
+   let probes = axum::Router::new().route("/ready", probe_standing(shop.region()));   // 200, or 503 and why
+   serving.drain_within("uploads", Duration::from_secs(10));                   // the rest has 30 s when it leaves
+   serving.leave_when_noticed(sigterm(), Duration::from_secs(5));              // 503 first, and the port served meanwhile
+    probes
 }
 
 #[rustfmt::skip]

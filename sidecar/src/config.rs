@@ -109,6 +109,11 @@ pub enum Vacancy {
     Hold,
 }
 
+/// A length of time in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Within(#[serde(with = "humantime_serde")] pub Duration);
+
 /// Generates the policy, its override for one region, and the merge of the two from one list of keys.
 macro_rules! policy {
     ($($(#[$attribute:meta])* $key:ident: $type:ty = $default:expr;)*) => {
@@ -132,7 +137,7 @@ macro_rules! policy {
 
         impl RegionPolicy {
             fn with(&self, over: &RegionOverride) -> RegionPolicy {
-                RegionPolicy { $($key: over.$key.unwrap_or(self.$key),)* }
+                RegionPolicy { $($key: over.$key.clone().unwrap_or_else(|| self.$key.clone()),)* }
             }
         }
     };
@@ -178,6 +183,8 @@ policy! {
     /// When a drain is reported as late; it is never cut.
     #[serde(with = "humantime_serde")]
     drain_timeout: Duration = Duration::from_secs(300);
+    /// The same for one kind of what is in flight, where that is sooner: `drain_timeouts = { requests = "10s" }`.
+    drain_timeouts: BTreeMap<String, Within> = BTreeMap::new();
 }
 
 impl Default for Server {

@@ -176,8 +176,23 @@ pub struct InstanceStatus {
     pub connected: bool,
     /// By kind.
     pub in_flight: BTreeMap<String, u64>,
+    /// While it drains: why of it is left what is, for the parts that have a reason.
+    pub undrained: Vec<Undrained>,
+    /// Has taken its readiness back, or leaves: not for new traffic, though it may still own.
+    pub withdrew: bool,
     /// RFC 3339, UTC; empty if unknown.
     pub attach_time: String,
+}
+
+/// A part of what is in flight, and why it is left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Undrained {
+    /// requests, connections, terms, or the service's own.
+    pub kind: String,
+    /// NO_BOUNDARY, NOT_MOVABLE, MOVING, what the next owner refused it for, or the service's own word.
+    pub reason: String,
+    /// So much.
+    pub count: u64,
 }
 
 /// One line of `watch -o jsonl`.
@@ -191,6 +206,8 @@ pub struct Event {
     pub region: Option<Region>,
     /// The handover that changed it.
     pub handover: Option<Handover>,
+    /// The instance whose drain is over with this event.
+    pub drained: Option<String>,
 }
 
 /// Of `wait`.

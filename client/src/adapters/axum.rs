@@ -57,10 +57,12 @@ use crate::term::Term;
 
 mod door;
 mod patience;
+mod probe;
 mod serve;
 mod strays;
 
 pub use door::Door;
+pub use probe::{probe, probe_standing};
 pub use serve::{Serve, serve};
 
 /// Mark in a response's extensions: nothing was done for the request, and the owner may do it.

@@ -61,7 +61,9 @@ impl Driver {
             self.said.leave = said.then_some(0);
         }
         let undrained = self.session.work.total();
-        if undrained > 0 && Instant::now() < leaving.deadline {
+        let after = leaving.since.elapsed();
+        let awaited = self.session.work.awaited(&self.session.state().drain_within, after);
+        if awaited > 0 && Instant::now() < leaving.deadline {
             return false;
         }
         // A switch to this instance may be past the point where it can be taken back: it is over when the arbiter has let

@@ -36,6 +36,10 @@ impl Conn {
     pub fn from(&self) -> Option<SocketAddr> {
         self.from
     }
+    /// Says why it is left while this instance drains (`TLS`, say); until then `NOT_MOVABLE`. See [`InFlight::because`].
+    pub fn because(&mut self, reason: &'static str) {
+        self.guard.because(reason);
+    }
     /// Its parts: what is still counted, and where it came from.
     pub fn into_parts(self) -> (Stream, Option<SocketAddr>, InFlight) {
         (self.stream, self.from, self.guard)

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use super::conn::{Conn, Stream};
 use crate::session::Session;
 use crate::term::Term;
-use crate::work::InFlight;
+use crate::work::{InFlight, NOT_MOVABLE};
 
 /// Pause after a failed accept: the process is out of descriptors, say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
@@ -118,7 +118,7 @@ impl Listener {
         };
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the attachment of this listener is gone");
         let session = self.inner.session.upgrade().ok_or_else(gone)?;
-        Ok(Conn::new(stream, from, InFlight::new(&session, "connections")))
+        Ok(Conn::new(stream, from, InFlight::left_for(&session, "connections", NOT_MOVABLE)))
     }
 
     /// An error of one connection is no error of the listener, and a full table gets room again.

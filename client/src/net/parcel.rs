@@ -75,7 +75,7 @@ use serde::de::DeserializeOwned;
 
 use super::conn::Stream;
 use crate::session::Session;
-use crate::work::InFlight;
+use crate::work::{InFlight, NO_BOUNDARY};
 
 pub use arrival::Arrival;
 pub use departure::{Departure, Returned};
@@ -148,8 +148,8 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Parcels<S> {
 
     /// Counts a connection as in flight (`connections`), and tells it when to move.
     pub fn track(&self) -> Tracked<S> {
-        let counted = InFlight::new(&self.session, "connections");
-        Tracked { parcels: self.clone(), _counted: counted, tries: 0, not_before: None }
+        let counted = InFlight::left_for(&self.session, "connections", NO_BOUNDARY);
+        Tracked { parcels: self.clone(), counted, refused: None, tries: 0, not_before: None }
     }
 
     /// The next connection that comes from another instance; pends while none does. Cancel-safe. Several tasks may wait.
@@ -163,7 +163,9 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Parcels<S> {
 #[derive(Debug)]
 pub struct Tracked<S> {
     parcels: Parcels<S>,
-    _counted: InFlight,
+    counted: InFlight,
+    /// What it came back for last.
+    refused: Option<&'static str>,
     /// Times that it came back for a reason of its own.
     tries: u32,
     /// When it may try again.

@@ -133,7 +133,7 @@ where
     T: Send + Sync + 'static,
 {
     let routes = routes
-        .route("/ready", get(ready))
+        .route("/ready", heirloom_client::axum::probe(&app.region))
         .route("/history", get(history::history))
         .layer(middleware::from_fn_with_state(app.clone(), measure))
         .with_state(app);
@@ -176,11 +176,6 @@ where
     // Connections that a gateway keeps open must not keep the process: the last answers are out within a second.
     tokio::time::timeout(Duration::from_secs(1), http).await.ok();
     Ok(())
-}
-
-/// 200 from the owner only: what a gateway's health check asks.
-async fn ready<T>(State(app): State<App<T>>) -> StatusCode {
-    if app.region.term().is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// Counts and times what was acknowledged. Counted before the answer leaves, so no acknowledged request is missing; one that was

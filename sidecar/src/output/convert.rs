@@ -8,7 +8,7 @@ use heirloom_proto::v1::{self, ErrorReason};
 use heirloom_proto::{Failure, names};
 
 use super::time::rfc3339;
-use super::{Event, Fault, Handover, Instance, InstanceStatus, Outcome, Region};
+use super::{Event, Fault, Handover, Instance, InstanceStatus, Outcome, Region, Undrained};
 
 /// A digest as it is printed.
 pub fn digest(digest: u64) -> String {
@@ -166,8 +166,16 @@ impl From<&v1::Instance> for InstanceStatus {
             ineligible,
             connected: it.connected,
             in_flight: it.in_flight_counts.clone().into_iter().collect(),
+            undrained: it.undrained.iter().map(Undrained::from).collect(),
+            withdrew: it.withdrew,
             attach_time: it.attach_time.as_ref().and_then(rfc3339).unwrap_or_default(),
         }
+    }
+}
+
+impl From<&v1::Undrained> for Undrained {
+    fn from(it: &v1::Undrained) -> Self {
+        Undrained { kind: it.kind.clone(), reason: it.reason.clone(), count: it.count }
     }
 }
 
@@ -220,6 +228,7 @@ impl From<&v1::RegionEvent> for Event {
             time: it.event_time.as_ref().and_then(rfc3339),
             region: it.region.as_ref().map(Region::from),
             handover: it.handover.as_ref().map(Handover::from),
+            drained: some(names::short(&it.drained)),
         }
     }
 }

@@ -211,7 +211,7 @@ struct News {
 
 impl News {
     fn hear(&mut self, event: RegionEvent) -> bool {
-        let RegionEvent { unix_ms, status, record, .. } = event;
+        let RegionEvent { unix_ms, status, record, drained, .. } = event;
         if let Some(record) = &record {
             if record.is_decided() && record.number > self.logged {
                 self.logged = record.number;
@@ -223,7 +223,8 @@ impl News {
             }
         }
         let region = convert::region(&status, self.last.as_ref());
-        self.journal.push(region, record.map(|r| convert::record(&status.region, &r)), unix_ms);
+        let drained = drained.map_or_else(String::new, |who| names::instance(&status.region, &who));
+        self.journal.push(region, record.map(|r| convert::record(&status.region, &r)), drained, unix_ms);
         true
     }
 }
@@ -277,6 +278,7 @@ fn arbiter_policy(it: &RegionPolicy) -> Policy {
         flush_timeout: it.flush_timeout,
         freeze_timeout: it.freeze_timeout,
         drain_timeout: it.drain_timeout,
+        drain_timeouts: it.drain_timeouts.iter().map(|(kind, within)| (kind.clone(), within.0)).collect(),
         quarantine_deaths: it.quarantine_deaths,
         quarantine_within: it.quarantine_within,
         ..Policy::default()

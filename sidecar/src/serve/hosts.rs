@@ -262,7 +262,7 @@ impl Hosts {
         tracing::error!(region = name, %error, "region in quarantine");
         self.quarantined_total.fetch_add(1, Ordering::Relaxed);
         let region = quarantined(name, error);
-        self.journal.push(region.clone(), None, super::unix_ms());
+        self.journal.push(region.clone(), None, String::new(), super::unix_ms());
         self.set(name, Slot::Quarantined(Arc::new(region)));
     }
 

@@ -167,7 +167,7 @@ async fn handover(
     Ok(Json(output::Handover::from(&convert::record(&host.name, &record))))
 }
 
-/// For gateways that ask before they send: 200 while this instance, or this version, owns.
+/// For gateways that ask before they send: 200 while this instance, or this version, owns and has not said that it goes.
 async fn traffic(State(http): Shared, Names((name, instance)): Names<(String, String)>) -> Result<Response, Refused> {
     let host = http.control.hosts.host(&name)?;
     let status = host.status().await?;
@@ -177,6 +177,7 @@ async fn traffic(State(http): Shared, Names((name, instance)): Names<(String, St
         return Ok((StatusCode::SERVICE_UNAVAILABLE, "not attached\n").into_response());
     }
     Ok(match found.find(|i| i.role == Role::Owner) {
+        Some(owner) if owner.withdrew => (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response(),
         Some(_) => "owner\n".into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "not the owner\n").into_response(),
     })

@@ -42,18 +42,19 @@ impl Journal {
     }
 
     /// Records a change. The region's name is its resource name.
-    pub(crate) fn push(&self, region: Region, handover: Option<HandoverRecord>, unix_ms: u64) {
+    pub(crate) fn push(&self, region: Region, handover: Option<HandoverRecord>, drained: String, unix_ms: u64) {
         let mut inner = self.lock();
         let name = region.name.clone();
         let event_time = convert::timestamp(unix_ms);
-        let event = RegionEvent { sequence: inner.next, event_time, region: Some(region), handover };
+        let event = RegionEvent { sequence: inner.next, event_time, region: Some(region), handover, drained };
         inner.next += 1;
         inner.kept.push_back(event.clone());
         if inner.kept.len() > KEPT_MAX {
             inner.kept.pop_front();
             inner.first += 1;
         }
-        inner.now.insert(name, event.clone());
+        // How it is now; what happened happened once.
+        inner.now.insert(name, RegionEvent { drained: String::new(), ..event.clone() });
         // Under the lock: a subscriber sees each event either in its beginning or live, never twice, never not at all.
         let _ = self.live.send(event);
     }
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     fn push(journal: &Journal, name: &str, generation: u64) {
-        journal.push(Region { name: name.into(), generation, ..Region::default() }, None, 1);
+        journal.push(Region { name: name.into(), generation, ..Region::default() }, None, String::new(), 1);
     }
 
     #[test]

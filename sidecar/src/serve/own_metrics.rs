@@ -129,14 +129,37 @@ impl Families {
         self.add("heirloom_vacant_seconds", "How long nobody has owned the region.", Kind::Gauge, &[], vacant, 0);
         let standbys = status.instances.iter().filter(|i| i.role == Role::Standby && i.eligible).count();
         self.gauge("heirloom_standby_ready", "Instances that could own at once.", &[], standbys as u64);
-        let mut draining: BTreeMap<&str, u64> = BTreeMap::new();
-        for instance in status.instances.iter().filter(|i| i.role == Role::Draining) {
+        self.in_flight(status);
+    }
+
+    /// What is in flight, of everybody by role; and why it is left, of those that drain.
+    fn in_flight(&mut self, status: &RegionStatus) {
+        let (mut all, mut left) = (BTreeMap::<[&str; 2], u64>::new(), BTreeMap::<[&str; 2], u64>::new());
+        let draining = status.instances.iter().filter(|i| i.role == Role::Draining);
+        let count = draining.clone().count() as u64;
+        for instance in &status.instances {
             for (kind, count) in &instance.in_flight {
-                *draining.entry(kind).or_default() += count;
+                *all.entry([kind, instance.role.as_str()]).or_default() += count;
             }
         }
-        for (kind, count) in draining {
-            self.gauge("heirloom_draining", "In flight at draining instances.", &[("kind", kind)], count);
+        for instance in draining {
+            for (kind, count) in &instance.in_flight {
+                let parts = || instance.undrained.iter().filter(|part| part.kind == *kind);
+                let known: u64 = parts().map(|part| part.count).sum();
+                for part in parts() {
+                    *left.entry([kind, &part.reason]).or_default() += part.count;
+                }
+                *left.entry([kind, ""]).or_default() += count.saturating_sub(known);
+            }
+        }
+        self.gauge("heirloom_draining_instances", "Instances that owned and are not drained.", &[], count);
+        for ([kind, role], count) in all {
+            let labels = [("kind", kind), ("role", role)];
+            self.gauge("heirloom_in_flight", "In flight, as last reported.", &labels, count);
+        }
+        for ([kind, reason], count) in left.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [("kind", kind), ("reason", reason)];
+            self.gauge("heirloom_draining", "In flight at draining instances, by why it is left.", &labels, count);
         }
     }
 

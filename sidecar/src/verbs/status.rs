@@ -12,7 +12,7 @@ use super::connect::Sidecar;
 use super::failed::{Asked, Failed, is_lagged};
 use super::print::{Printer, bytes, counts, table};
 use crate::output::time::{ago, micros};
-use crate::output::{Handover, Region};
+use crate::output::{Handover, InstanceStatus, Region};
 
 pub(crate) async fn run(sidecar: &Sidecar, printer: Printer, region: Option<&str>, watch: bool) -> Result<u8, Failed> {
     if !watch {
@@ -128,6 +128,7 @@ fn last(region: &v1::Region, now: SystemTime) -> String {
 
 fn detail(region: &v1::Region) -> String {
     let rows = Region::from(region).instances.into_iter().map(|i| {
+        let in_flight = in_flight(&i);
         let state = match (i.eligible, i.ineligible, i.ready) {
             (true, ..) => "eligible".to_owned(),
             (false, Some(why), _) => why,
@@ -135,12 +136,22 @@ fn detail(region: &v1::Region) -> String {
             (false, None, false) => "not ready".to_owned(),
         };
         let connected = if i.connected { "yes" } else { "no" }.to_owned();
-        let in_flight = counts(&i.in_flight);
         [i.instance, i.version, i.pid.to_string(), i.role, state, connected, in_flight, i.attach_time]
     });
     let head = ["INSTANCE", "VERSION", "PID", "ROLE", "STATE", "CONNECTED", "IN FLIGHT", "ATTACHED"];
     let objects = region.object_counts.clone().into_iter().collect();
     format!("{}\n{}\nobjects: {}", names::short(&region.name), table(head, &[2], rows), counts(&objects))
+}
+
+/// `3 connections (2 TLS, 1 NO_BOUNDARY), 1 requests`
+fn in_flight(instance: &InstanceStatus) -> String {
+    let each = instance.in_flight.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| {
+        let why = instance.undrained.iter().filter(|part| part.kind == *kind);
+        let why: Vec<_> = why.map(|part| format!("{} {}", part.count, part.reason)).collect();
+        let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join(", ")) };
+        format!("{n} {kind}{why}")
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -180,5 +191,16 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(instances(&region), "2 (1 draining: 12 connection)");
+    }
+
+    #[test]
+    fn an_instance_says_why_it_is_left_with_what_it_has() {
+        let part = |reason: &str, count| v1::Undrained { kind: "connections".into(), reason: reason.into(), count };
+        let instance = v1::Instance {
+            in_flight_counts: [("connections".to_owned(), 3), ("requests".to_owned(), 1)].into(),
+            undrained: vec![part("NO_BOUNDARY", 1), part("TLS", 2)],
+            ..Default::default()
+        };
+        assert_eq!(in_flight(&InstanceStatus::from(&instance)), "3 connections (1 NO_BOUNDARY, 2 TLS), 1 requests");
     }
 }

@@ -68,5 +68,8 @@ fn line(event: &Event) -> String {
             text.push_str(&format!(" {reason}"));
         }
     }
+    if let Some(instance) = &event.drained {
+        text.push_str(&format!(" · {instance} drained"));
+    }
     text.trim_end().to_owned()
 }

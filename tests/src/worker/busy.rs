@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use heirloom_client::{Cell, Error, Region, WriteError};
+use heirloom_client::{Cell, Error, InFlight, Region, WriteError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::Outcome;
 
 /// A cell that holds how many updates it saw, and from whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,15 +43,36 @@ pub(super) struct Busy {
     region: Region,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Tally>>,
+    held: Vec<(String, InFlight)>,
 }
 
 impl Busy {
     pub(super) fn new(region: Region) -> Self {
-        Busy { region, stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() }
+        Busy { region, stop: Arc::new(AtomicBool::new(false)), threads: Vec::new(), held: Vec::new() }
     }
 
     pub(super) fn ledger(&self, name: &str) -> Result<Cell<Ledger>, Error> {
         self.region.cell::<Ledger>(name).open()
+    }
+
+    /// Has so many of `kind` in flight until they are released, left for `why` (`-`: nobody says).
+    pub(super) fn hold(&mut self, kind: &str, n: u64, why: &str) -> Outcome {
+        let word = |word: &str| -> &'static str { Box::leak(word.to_owned().into_boxed_str()) };
+        let (name, why) = (word(kind), word(why));
+        for _ in 0..n {
+            let mut held = self.region.in_flight(name);
+            if why != "-" {
+                held.because(why);
+            }
+            self.held.push((kind.to_owned(), held));
+        }
+        Ok(Value::Null)
+    }
+
+    pub(super) fn release(&mut self, kind: &str) -> Outcome {
+        let before = self.held.len();
+        self.held.retain(|(held, _)| held != kind);
+        Ok(json!(before - self.held.len()))
     }
 
     /// Starts threads that count, in short bursts: two busy instances on two cores must leave the sidecar some time.

@@ -1,6 +1,7 @@
 //! What a worker can be told.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use heirloom_client::error::Misuse;
 use heirloom_client::{Attachment, Cell, Error, Hooks, Left, Region, Role, Term, Veto, WriteError, observe, wait};
@@ -20,12 +21,14 @@ pub(super) struct Worker {
     serving: Option<Serving>,
     busy: Busy,
     kept: Option<Term>,
+    /// How long it says before that it leaves.
+    notice: Option<Duration>,
     sockets: Sockets,
 }
 
 /// The thread that serves terms, and how it is told to leave.
 struct Serving {
-    leave: oneshot::Sender<()>,
+    leave: Option<oneshot::Sender<()>>,
     served: JoinHandle<Result<Left, Error>>,
 }
 
@@ -63,6 +66,7 @@ impl Worker {
             hooks: [None, None],
             serving: None,
             kept: None,
+            notice: None,
             sockets: Sockets::default(),
         }
     }
@@ -74,6 +78,10 @@ impl Worker {
 
     pub(super) fn obey(&mut self, words: &[&str]) -> Outcome {
         match *words {
+            ["notice", ms] => {
+                self.notice = Some(Duration::from_millis(number(ms)?));
+                Ok(Value::Null)
+            }
             ["hook", hook, how] => self.hook(hook, how),
             ["ready"] => self.ready(true),
             ["ready", "not"] => self.ready(false),
@@ -118,6 +126,10 @@ impl Worker {
             }
             ["datagrams", name, address] => self.sockets.datagrams(&self.region, name, address),
             ["answer", name] => self.sockets.answer(&self.region, name),
+            ["hold", kind, n, why] => self.busy.hold(kind, number(n)?, why),
+            ["release", kind] => self.busy.release(kind),
+            ["traffic"] => Ok(json!(self.region.takes_traffic())),
+            ["withdraw"] => self.withdraw(),
             ["room", more] => sockets::room(number(more)?),
             ["append", series, n, from] => feed::append(&self.region, number(series)?, number(n)?, number(from)?),
             ["retain", time, now] => feed::retain(&self.region, number(time)?, number(now)?),
@@ -170,16 +182,20 @@ impl Worker {
         let serving = wait(attachment.ready(hooks))?;
         serving.set_ready(ready);
         let (leave, told) = oneshot::channel();
-        serving.leave_when(async {
+        let told = async {
             told.await.ok();
-        });
+        };
+        match self.notice {
+            Some(notice) => serving.leave_when_noticed(told, notice),
+            None => serving.leave_when(told),
+        }
         let served = std::thread::spawn(move || {
             wait(serving.run(|term| async move {
                 term.ended().await;
                 Ok::<(), Error>(())
             }))
         });
-        self.serving = Some(Serving { leave, served });
+        self.serving = Some(Serving { leave: Some(leave), served });
         Ok(Value::Null)
     }
 
@@ -224,12 +240,19 @@ impl Worker {
         }
     }
 
+    /// Begins to leave, and does not wait for the end of it.
+    fn withdraw(&mut self) -> Outcome {
+        let leave = self.serving.as_mut().and_then(|serving| serving.leave.take());
+        leave.ok_or_else(|| Trouble::usage("ready first"))?.send(()).ok();
+        Ok(Value::Null)
+    }
+
     fn leave(&mut self) -> Outcome {
         let Some(Serving { leave, served }) = self.serving.take() else {
             self.attachment = None;
             return Ok(Value::Null);
         };
-        leave.send(()).ok();
+        leave.map(|leave| leave.send(()).ok());
         let left = served.join().map_err(|_| Trouble::usage("the serving thread panicked"))??;
         Ok(json!({ "owner": left.owner.map(|peer| peer.version), "undrained": left.undrained }))
     }

@@ -6,6 +6,7 @@ mod attached;
 mod bad_files;
 mod bad_input;
 mod deaths;
+mod drain;
 mod exposition;
 mod gateway;
 mod leaving;

@@ -235,6 +235,44 @@ fn a_handover_to_who_has_no_room_for_the_sockets_is_refused_with_the_limit() {
     host.handover("shop", "2.0.0", &[]).expect("committed", 0);
 }
 
+/// Descriptor tables with hardly more room than the sockets need, and one with less.
+#[test]
+fn a_thousand_listeners_come_with_one_handover_or_it_is_refused_whole() {
+    const N: usize = 1000;
+    const BESIDES: usize = 40;
+    let host = Host::start();
+    let mut old = host.ready("shop", "1.0.0");
+    host.await_owner("shop", "1.0.0");
+    let mut new = host.ready("shop", "2.0.0");
+    host.await_eligible("shop", "2.0.0");
+    let limit = new.tell(&format!("room {}", N / 2))["value"].as_u64().unwrap();
+    old.tell(&format!("room {}", 2 * N + BESIDES)); // it keeps each, and listens on each
+    let name = |n: usize| format!("port-{n}");
+    let all: Vec<SocketAddr> = (0..N).map(|n| listen(&mut old, &name(n), ANY, 1)).collect();
+
+    let refused = host.handover("shop", "2.0.0", &[]).expect_reason("VETOED", 3);
+    let message = refused.word("message");
+    assert!(message.contains("RLIMIT_NOFILE") && message.contains(&limit.to_string()), "{message}");
+    for n in [0, N / 2, N - 1] {
+        old.tell(&format!("answer {}", name(n)));
+        assert_eq!(ask(all[n]), "1.0.0", "nothing changed");
+    }
+    // What it has is counted in already.
+    let kept = new.tell("room 0")["value"].as_u64().unwrap() as usize;
+    new.tell(&format!("room {}", N + BESIDES - kept.min(N)));
+    host.handover("shop", "2.0.0", &[]).expect("committed", 0);
+    old.leave();
+    new.tell(&format!("room {}", N + 2 * BESIDES)); // to listen, as well
+    for (n, to) in all.iter().enumerate() {
+        assert_eq!(listen(&mut new, &name(n), ANY, 1), *to, "the same socket");
+        TcpStream::connect(to).expect("it listens");
+    }
+    for n in [0, N / 2, N - 1] {
+        new.tell(&format!("answer {}", name(n)));
+        assert_eq!(ask(all[n]), "2.0.0");
+    }
+}
+
 #[test]
 fn sockets_of_the_service_manager_are_kept_under_their_names() {
     let of_shop = TcpListener::bind(free_address()).unwrap();

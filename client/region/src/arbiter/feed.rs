@@ -29,9 +29,15 @@ impl Feed {
     }
 
     /// Tells everyone; the handover's observers too, if it is about one.
-    pub(crate) fn publish(&mut self, status: RegionStatus, record: Option<Record>, unix_ms: u64) {
+    pub(crate) fn publish(
+        &mut self,
+        status: RegionStatus,
+        record: Option<Record>,
+        drained: Option<String>,
+        unix_ms: u64,
+    ) {
         self.sequence += 1;
-        let event = RegionEvent { sequence: self.sequence, unix_ms, status, record };
+        let event = RegionEvent { sequence: self.sequence, unix_ms, status, record, drained };
         (self.on_event)(event.clone());
         self.watchers.retain_mut(|watcher| watcher(event.clone()));
         if let Some(record) = &event.record {
@@ -105,7 +111,9 @@ impl Feed {
         }
         let mut goes_on = true;
         match after {
-            None => goes_on = watcher(RegionEvent { sequence: self.sequence, unix_ms, status, record: None }),
+            None => {
+                goes_on = watcher(RegionEvent { sequence: self.sequence, unix_ms, status, record: None, drained: None })
+            }
             Some(after) => {
                 let first = self.replay.front().map_or(self.sequence + 1, |e| e.sequence);
                 if after.saturating_add(1) < first || after > self.sequence {

@@ -15,8 +15,6 @@ use super::session::Session;
 use crate::error::Error;
 use crate::os::clock::unix_ms;
 
-/// Kinds of work in flight that one instance may report.
-const KINDS_MAX: usize = 32;
 /// Those who are gone that are remembered.
 const DEPARTED_MAX: usize = 32;
 
@@ -130,6 +128,7 @@ impl Runner {
                 let change = session.ready != ready || session.ready_message != message;
                 (session.ready, session.ready_message) = (ready, message);
                 session.again = ready;
+                session.withdrew = !ready;
                 if let Some(hooks) = hooks.filter(|hooks| session.hooks != Some(*hooks)) {
                     session.hooks = Some(hooks);
                     // Before the answer: who has it may rely on it, whichever arbiter is there then.
@@ -150,14 +149,8 @@ impl Runner {
                 clip(&mut veto, 512);
                 self.hook_result(id, call_id, ok, veto);
             }
-            FromInstance::InFlight { counts, drained } => {
-                let counts = counts.into_iter().filter(|(_, n)| *n > 0).take(KINDS_MAX);
-                session.in_flight = counts
-                    .map(|(mut kind, n)| {
-                        clip(&mut kind, 32);
-                        (kind, n)
-                    })
-                    .collect();
+            FromInstance::InFlight { counts, left, drained } => {
+                session.has_in_flight(counts, left);
                 self.drains_change(id);
                 if drained && self.machine.living() != Some(id) {
                     self.drained(id);
@@ -182,7 +175,8 @@ impl Runner {
         self.drains_end(id, "");
         self.feed(Event::Drained(id));
         if was {
-            self.publish(None);
+            let name = self.sessions.get(&id).map(|s| s.at.instance.clone());
+            self.publish_drained(name);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::reason::Reason;
 use super::record::{Cause, InstanceRef, Phase, Record};
-use super::status::{HandoverEvent, RegionEvent};
+use super::status::{HandoverEvent, RegionEvent, Undrained};
 
 /// Where an answer goes: called exactly once, on the arbiter's thread, so it must not block. Dropped uncalled only when
 /// the arbiter vanishes.
@@ -92,6 +92,8 @@ pub enum FromInstance {
     InFlight {
         /// All of it.
         counts: BTreeMap<String, u64>,
+        /// Why of it is left what is: for each part of which that is known. Said while it drains.
+        left: Vec<Undrained>,
         /// It knows that it does not own, and nothing is left.
         drained: bool,
     },

@@ -48,4 +48,4 @@ pub use needs::{Present, verdict};
 pub use policy::{Policy, QUARANTINE_DEATHS_MAX, Vacancy};
 pub use reason::Reason;
 pub use record::{Cause, Figures, InstanceRef, Kind, Outcome, Phase, Record};
-pub use status::{HandoverEvent, InstanceStatus, RegionEvent, RegionStatus, Role, State};
+pub use status::{HandoverEvent, InstanceStatus, RegionEvent, RegionStatus, Role, State, Undrained};

@@ -1,5 +1,6 @@
 //! Verdicts without side effects: what a region's policy says, who may own, what a request means now.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::message::{Refusal, Target};
@@ -36,6 +37,8 @@ pub struct Policy {
     pub freeze_timeout: Duration,
     /// After which a drain is reported as late.
     pub drain_timeout: Duration,
+    /// The same for one kind of what is in flight, sooner than for the rest.
+    pub drain_timeouts: BTreeMap<String, Duration>,
     /// For the kernel to prove a killed owner's death.
     pub kill_timeout: Duration,
     /// This many deaths of owners within [`Policy::quarantine_within`] hold the region back; at most
@@ -60,6 +63,7 @@ impl Default for Policy {
             flush_timeout: s(10),
             freeze_timeout: Duration::from_millis(50),
             drain_timeout: s(300),
+            drain_timeouts: BTreeMap::new(),
             kill_timeout: s(10),
             quarantine_deaths: 3,
             quarantine_within: s(60),

@@ -54,7 +54,13 @@ impl Runner {
     /// Publishes the state now, with the record that changed.
     pub(super) fn publish(&mut self, record: Option<Record>) {
         let status = self.status();
-        self.feed.publish(status, record, unix_ms());
+        self.feed.publish(status, record, None, unix_ms());
+    }
+
+    /// Publishes that this instance is drained.
+    pub(super) fn publish_drained(&mut self, instance: Option<String>) {
+        let status = self.status();
+        self.feed.publish(status, None, instance, unix_ms());
     }
 
     /// Publishes a record as it is now.

@@ -198,8 +198,8 @@ impl Runner {
             match self.sessions.get_mut(&id).filter(|_| self.machine.living() != Some(id)) {
                 Some(session) => {
                     session.draining = true;
-                    let late_at = Some(now + self.policy.drain_timeout);
-                    self.drains.push(Drain { number, id, late_at, options: SwitchOptions::default() });
+                    let options = SwitchOptions::default();
+                    self.drains.push(Drain::new(number, id, self.policy.drain_timeout, &self.policy, options, now));
                 }
                 None => {
                     self.journal.edit(number, |record| {

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use super::ground::Row;
 use super::message::{Hook, HookSet, Need, Outbox, ToInstance};
 use super::reason::Reason;
-use super::record::{InstanceRef, Record};
-use super::status::{InstanceStatus, Role};
+use super::record::{InstanceRef, Record, clip};
+use super::status::{InstanceStatus, Role, Undrained};
+
+/// Kinds of work in flight that are kept, and reasons of all of them.
+const KINDS_MAX: usize = 32;
+const REASONS_MAX: usize = 128;
 
 /// A hook that was called and has not answered.
 pub(crate) struct Call {
@@ -44,6 +48,10 @@ pub(crate) struct Session {
     pub(crate) hooks: Option<HookSet>,
     pub(crate) verdict: Result<(), (Reason, String)>,
     pub(crate) in_flight: BTreeMap<String, u64>,
+    /// Why of it is left what is.
+    pub(crate) undrained: Vec<Undrained>,
+    /// It has taken its readiness back.
+    pub(crate) withdrew: bool,
     /// The generation it owned last.
     pub(crate) owned: u64,
     /// Owned, and has not said that it is drained.
@@ -82,6 +90,8 @@ impl Session {
             hooks: row.hooks,
             verdict: Ok(()),
             in_flight: BTreeMap::new(),
+            undrained: Vec::new(),
+            withdrew: false,
             owned,
             draining: false,
             leaving: false,
@@ -92,6 +102,22 @@ impl Session {
             told: false,
             again: false,
         }
+    }
+
+    /// Takes note of what it has in flight, and why.
+    pub(crate) fn has_in_flight(&mut self, counts: BTreeMap<String, u64>, left: Vec<Undrained>) {
+        let word = |mut word: String| {
+            clip(&mut word, 32);
+            word
+        };
+        let counts = counts.into_iter().filter(|(_, n)| *n > 0).take(KINDS_MAX);
+        self.in_flight = counts.map(|(kind, n)| (word(kind), n)).collect();
+        let left = left.into_iter().filter(|part| part.count > 0).take(REASONS_MAX);
+        self.undrained = left
+            .map(|it| Undrained { kind: word(it.kind), reason: word(it.reason), count: it.count })
+            .filter(|it| self.in_flight.contains_key(&it.kind))
+            .collect();
+        self.undrained.sort();
     }
 
     /// Whether it has said that it has no flush hook.
@@ -173,6 +199,8 @@ impl Session {
             attach_unix_ms: self.attach_unix_ms,
             connected: self.outbox.is_some(),
             in_flight: self.in_flight.clone(),
+            undrained: self.undrained.clone(),
+            withdrew: self.withdrew || self.leaving || self.left,
             generation: self.owned,
             leaving: self.leaving || self.left,
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::reason::Reason;
 use super::record::{InstanceRef, Record};
 use super::words::words;
@@ -35,6 +37,18 @@ words! {
     }
 }
 
+/// A part of what is in flight, and why it is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Undrained {
+    /// Of this kind.
+    pub kind: String,
+    /// A word: `NO_BOUNDARY`, `TLS`, what the receiver refused it for, or the service's own.
+    pub reason: String,
+    /// So much.
+    pub count: u64,
+}
+
 /// One instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InstanceStatus {
@@ -62,6 +76,10 @@ pub struct InstanceStatus {
     pub connected: bool,
     /// As last reported.
     pub in_flight: BTreeMap<String, u64>,
+    /// Why of it is left what is, as last reported by one that drains; parts that give no reason are not in it.
+    pub undrained: Vec<Undrained>,
+    /// Has taken its readiness back, or leaves: not for new traffic, though it may still own.
+    pub withdrew: bool,
     /// Owned now, or last; 0: never.
     pub generation: u64,
     /// It was asked to leave, or said that it leaves.
@@ -143,4 +161,6 @@ pub struct RegionEvent {
     pub status: RegionStatus,
     /// The handover that changed, if one did.
     pub record: Option<Record>,
+    /// The instance whose drain is over with this event: it has nothing in flight any more.
+    pub drained: Option<String>,
 }

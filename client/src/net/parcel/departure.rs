@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use heirloom_proto::v1::{ParcelOffer, ParcelSettled};
+use heirloom_proto::v1::{ErrorReason, ParcelOffer, ParcelSettled};
 use heirloom_region::error::Error;
 use heirloom_region::os::words;
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::codec::Codec;
 use crate::net::conn::Stream;
 use crate::role::Role;
 use crate::session::Session;
+use crate::work::{InFlight, MOVING, NO_BOUNDARY};
 
 /// Until a gate that is frozen is looked at again.
 const FREEZE: Duration = Duration::from_millis(1);
@@ -32,23 +33,32 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Tracked<S> {
     /// the protocol is at a boundary; go on serving until it completes. Cancel-safe, also where it is asked again and again
     /// beside what is always ready.
     pub async fn departure(&mut self) -> Departure<'_, S> {
-        let session = &self.parcels.session;
+        let Tracked { parcels, counted, refused, not_before, .. } = self;
+        let session = &parcels.session;
         let mut roles = session.roles();
+        if matches!(roles.borrow().role, Role::Owner(_)) {
+            *refused = None; // of a drain that is over
+        }
+        // The sender lives in the session.
+        let _ = roles.wait_for(|now| !matches!(now.role, Role::Owner(_)) && now.owner.is_some()).await;
+        let mut waits = Waits { counted, after: refused.unwrap_or(NO_BOUNDARY) };
         loop {
-            // The sender lives in the session.
+            waits.counted.because(refused.unwrap_or(MOVING));
             let _ = roles.wait_for(|now| !matches!(now.role, Role::Owner(_)) && now.owner.is_some()).await;
-            if let Some(left) = self.not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
+            if let Some(left) = not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
                 Pause::of(session, left).await;
                 continue;
             }
             let Some(link) = owner_link(session).await else {
-                self.not_before = Some(Instant::now() + PAUSE);
+                waits.counted.because("UNREACHABLE");
+                *not_before = Some(Instant::now() + PAUSE);
                 continue;
             };
-            let flow = link.flow(&self.parcels.hall.protocol);
+            let flow = link.flow(&parcels.hall.protocol);
             let trying = match flow.may_offer() {
                 May::Go(trying) => trying,
-                May::Wait(left) => {
+                May::Wait(left, reason) => {
+                    waits.counted.because(reason);
                     Pause::of(session, left).await;
                     continue;
                 }
@@ -61,8 +71,16 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Tracked<S> {
                 Pause::of(session, FREEZE).await;
                 continue;
             }
+            waits.after = MOVING;
+            drop(waits);
             return Departure { tracked: self, flow, slot, _trying: trying };
         }
+    }
+
+    /// Says why this connection does not move while this instance drains: `TLS`, say. Until it does, that is found out:
+    /// `NO_BOUNDARY` where no departure was asked for, `MOVING` while one waits for its turn, or what it was refused for.
+    pub fn because(&mut self, reason: &'static str) {
+        self.counted.because(reason);
     }
 
     /// It came back for a reason of its own.
@@ -70,6 +88,23 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Tracked<S> {
         self.tries = self.tries.saturating_add(1);
         self.not_before = Some(Instant::now() + pause(self.tries));
     }
+}
+
+/// Whoever waits for a departure says why; who waits no more says what he said before.
+struct Waits<'t> {
+    counted: &'t mut InFlight,
+    after: &'static str,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.counted.because(self.after);
+    }
+}
+
+/// A reason that another instance gives, if it is one of ours.
+fn known(reason: &str) -> &'static str {
+    ErrorReason::from_str_name(reason).map_or("REFUSED", |reason| reason.as_str_name())
 }
 
 /// The way to whoever owns, if that is another. At once where there is one: who asks often is seldom kept waiting here.
@@ -119,6 +154,8 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Departure<'_, S> {
             Ok(offer) => offer,
             Err(error) => {
                 tracked.again();
+                tracked.refused = Some(known(error.reason()));
+                tracked.counted.because(known(error.reason()));
                 let (reason, message) = (error.reason().to_owned(), error.to_string());
                 return Err(Returned { parcel: Parcel { stream, unread, unsent, state }, reason, message });
             }
@@ -136,8 +173,11 @@ impl<S: Serialize + DeserializeOwned + Send + 'static> Departure<'_, S> {
             step("send-decided");
             return Ok(());
         };
+        let reason = known(&back.reason);
+        tracked.refused = Some(reason);
+        tracked.counted.because(reason);
         match back.all {
-            true if flow.refused() => {
+            true if flow.refused(reason) => {
                 let (protocol, reason, message) = (&tracked.parcels.hall.protocol, &back.reason, &back.message);
                 tracing::warn!(protocol, reason, message, "connections stay here: the owner takes none now");
             }

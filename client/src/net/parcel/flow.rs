@@ -27,6 +27,8 @@ pub(super) struct Flow {
 struct State {
     /// Refusals since one was taken.
     refused: u32,
+    /// What for, the last time.
+    reason: &'static str,
     next: Option<Instant>,
     trying: bool,
 }
@@ -34,7 +36,8 @@ struct State {
 /// What a connection that would depart is told.
 pub(super) enum May {
     Go(Option<Trying>),
-    Wait(Duration),
+    /// Others were refused, for this reason.
+    Wait(Duration, &'static str),
 }
 
 /// The one that tries.
@@ -52,10 +55,10 @@ impl Flow {
         let Some(next) = state.next else { return May::Go(None) };
         let now = Instant::now();
         if now < next {
-            return May::Wait(next - now);
+            return May::Wait(next - now, state.reason);
         }
         match std::mem::replace(&mut state.trying, true) {
-            true => May::Wait(PAUSE),
+            true => May::Wait(PAUSE, state.reason),
             false => May::Go(Some(Trying(self.clone()))),
         }
     }
@@ -72,8 +75,9 @@ impl Flow {
     }
 
     /// One was refused for what others would be refused for; true if that is news. Several at once count once.
-    pub(super) fn refused(&self) -> bool {
+    pub(super) fn refused(&self, reason: &'static str) -> bool {
         let mut state = self.lock();
+        state.reason = reason;
         let now = Instant::now();
         if state.next.is_some_and(|next| now < next) {
             return false;
@@ -96,12 +100,12 @@ mod tests {
     fn one_at_a_time_tries_after_a_refusal_until_one_is_taken() {
         let flow = Arc::new(Flow::default());
         assert!(matches!(flow.may_offer(), May::Go(None)));
-        assert!(flow.refused(), "news");
-        assert!(!flow.refused(), "those that were on their way count once");
-        assert!(matches!(flow.may_offer(), May::Wait(_)));
+        assert!(flow.refused("TABLE_FULL"), "news");
+        assert!(!flow.refused("TABLE_FULL"), "those that were on their way count once");
+        assert!(matches!(flow.may_offer(), May::Wait(_, "TABLE_FULL")));
         std::thread::sleep(pause(1));
         let May::Go(Some(trying)) = flow.may_offer() else { panic!("somebody may try") };
-        assert!(matches!(flow.may_offer(), May::Wait(_)), "not two at once");
+        assert!(matches!(flow.may_offer(), May::Wait(..)), "not two at once");
         drop(trying);
         assert!(matches!(flow.may_offer(), May::Go(Some(_))));
         flow.taken();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use heirloom_proto::v1::attach_response as to;
 use heirloom_proto::v1::{self, attach_request as from};
-use heirloom_region::arbiter::{Cause, FromInstance, Hook, HookSet, Need, ToInstance};
+use heirloom_region::arbiter::{Cause, FromInstance, Hook, HookSet, Need, ToInstance, Undrained};
 
 use super::{instance_ref, millis, record};
 
@@ -22,7 +22,12 @@ pub(crate) fn from_instance(it: v1::AttachRequest) -> Option<FromInstance> {
             FromInstance::HookResult { call_id: it.call_id, ok: it.ok, veto: it.veto_message }
         }
         from::Message::InFlight(it) => {
-            FromInstance::InFlight { counts: it.counts.into_iter().collect(), drained: it.drained }
+            let left = it.left.into_iter().map(|it| Undrained { kind: it.kind, reason: it.reason, count: it.count });
+            FromInstance::InFlight {
+                counts: it.counts.into_iter().collect(),
+                left: left.collect(),
+                drained: it.drained,
+            }
         }
         from::Message::Leave(it) => {
             FromInstance::Leave { drain_timeout: millis(Some(it.drain_timeout_ms).filter(|ms| *ms != 0)) }

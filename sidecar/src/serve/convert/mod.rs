@@ -140,7 +140,13 @@ pub(crate) fn instance(region: &str, it: &InstanceStatus) -> v1::Instance {
         in_flight_counts: it.in_flight.clone().into_iter().collect(),
         generation: it.generation,
         incarnation: it.incarnation,
+        undrained: it.undrained.iter().map(undrained).collect(),
+        withdrew: it.withdrew,
     }
+}
+
+fn undrained(it: &arbiter::Undrained) -> v1::Undrained {
+    v1::Undrained { kind: it.kind.clone(), reason: it.reason.clone(), count: it.count }
 }
 
 /// A region; `last` is the record that the status names as the last one.

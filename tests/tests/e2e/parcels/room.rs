@@ -12,6 +12,7 @@ use heirloom_tests::instance::free_address;
 use heirloom_tests::lines::Lines;
 use heirloom_tests::wait::{holds, until_within};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
 
 use super::{connections, echo_with, log_file, whole};
 
@@ -93,6 +94,13 @@ fn what_does_not_fit_stays_and_is_served_and_the_limit_is_named() {
     assert_eq!(left + moved, CONNECTIONS, "each is held by one");
     let log = std::fs::read_to_string(log_file(&host)).expect("the log");
     assert!(log.contains("(RLIMIT_NOFILE) full: 2000 (TABLE_FULL)"), "{log}");
+    // Those that stay say why: they were refused, or are where their protocol cannot move, in the middle of a line.
+    host.await_status("echo", "the refused to say why", |status| {
+        let instances = status["instances"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let parts = instances.iter().filter(|i| i["role"] == "draining").filter_map(|i| i["undrained"].as_array());
+        let why = |part: &&Value| part["kind"] == "connections" && part["reason"] == "TABLE_FULL";
+        parts.flatten().filter(why).any(|part| part["count"].as_u64().is_some_and(|n| n > left / 2))
+    });
     // It still has room for new ones, and both serve what they hold.
     whole(&connections(5, to, Duration::from_millis(20)).stop());
     let before = lines.answers();

@@ -213,7 +213,11 @@ impl One {
         self.say(FromInstance::Ready { ready: true, message: String::new(), hooks: Some(hooks) });
     }
     pub(in crate::arbiter) fn in_flight(&self, count: u64, drained: bool) {
-        self.say(FromInstance::InFlight { counts: [("connection".to_owned(), count)].into(), drained });
+        self.say(FromInstance::InFlight {
+            counts: [("connection".to_owned(), count)].into(),
+            left: Vec::new(),
+            drained,
+        });
     }
     pub(in crate::arbiter) fn leave(&self) {
         self.say(FromInstance::Leave { drain_timeout: None });
