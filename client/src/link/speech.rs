@@ -7,13 +7,16 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use heirloom_region::arbiter::FromInstance;
+use heirloom_region::arbiter::{FromInstance, Voice};
 
 use super::ArbiterRef;
 
 /// One instance's words.
 pub(super) struct Speech {
     arbiter: ArbiterRef,
+    /// The next word is given from the arbiter's own thread, which must never be the last to hold the arbiter: whoever drops it
+    /// waits for that thread, and has the region free then.
+    voice: Option<Voice>,
     incarnation: u64,
     state: Mutex<State>,
 }
@@ -29,7 +32,8 @@ struct State {
 
 impl Speech {
     pub(super) fn new(arbiter: ArbiterRef, incarnation: u64) -> Arc<Self> {
-        Arc::new(Self { arbiter, incarnation, state: Mutex::default() })
+        let voice = arbiter.get().map(|inner| inner.arbiter().voice());
+        Arc::new(Self { arbiter, voice, incarnation, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,7 +66,7 @@ impl Speech {
 
     /// The arbiter has taken what was said.
     fn next(self: &Arc<Self>) {
-        let Some(inner) = self.arbiter.get() else { return };
+        let Some(voice) = &self.voice else { return };
         let message = {
             let mut state = self.state();
             let message = state.waiting.pop_front();
@@ -75,9 +79,9 @@ impl Speech {
         match message {
             Some(message) => {
                 let speech = Arc::clone(self);
-                inner.arbiter().message_taken(self.incarnation, message, Box::new(move |()| speech.next()));
+                voice.message_taken(self.incarnation, message, Box::new(move |()| speech.next()));
             }
-            None => inner.arbiter().disconnected(self.incarnation),
+            None => voice.disconnected(self.incarnation),
         }
     }
 }
@@ -140,11 +144,37 @@ mod tests {
         assert!(live.say(ready(false)) && live.say(ready(true)));
         drop(live);
         go.send(()).unwrap();
-        let status = || Arbiter::ask(SOON, |reply| inner.arbiter().status(reply)).unwrap().instances.remove(0);
+        // None while its queue is still full.
+        let status = || Some(Arbiter::ask(SOON, |reply| inner.arbiter().status(reply))?.instances.remove(0));
         let deadline = std::time::Instant::now() + SOON;
-        while status().connected {
-            assert!(std::time::Instant::now() < deadline, "the arbiter hears of the end");
+        // The end is known as soon as an answer does not arrive, before the last word is heard.
+        while !status().is_some_and(|last| !last.connected && last.ready) {
+            assert!(std::time::Instant::now() < deadline, "the arbiter hears of the last word and of the end");
+            std::thread::yield_now();
         }
-        assert!(status().ready);
+    }
+
+    #[test]
+    fn what_is_said_does_not_keep_the_arbiter_while_it_hears() {
+        let inner = InProcess::on_the_heap("shop", None).unwrap();
+        let (ear, mut heard) = mpsc::unbounded_channel();
+        let hello = Hello { version: "v1".into(), ..Hello::default() };
+        let welcome = Arbiter::ask(SOON, |reply| inner.arbiter().attach(hello, None, Box::new(Ear(ear)), reply));
+        let incarnation = welcome.unwrap().unwrap().incarnation;
+        let speech = Speech::new(ArbiterRef::Owned(inner.clone()), incarnation);
+        let go = overrun(inner.arbiter());
+        assert!(speech.say(FromInstance::Ready { ready: true, message: String::new(), hooks: None }));
+        let before = Arc::strong_count(&inner);
+        let state = speech.state();
+        go.send(()).unwrap();
+        while !matches!(heard.blocking_recv(), Some(ToInstance::ReadyNoted { .. })) {}
+        // Its thread comes to ask for the next word now, and waits here. Who drops the arbiter must be the last to hold it: only
+        // then is it awaited, and its region free.
+        let until = std::time::Instant::now() + Duration::from_millis(300);
+        while std::time::Instant::now() < until {
+            assert_eq!(Arc::strong_count(&inner), before, "its own thread holds it");
+            std::thread::yield_now();
+        }
+        drop(state);
     }
 }

@@ -87,6 +87,28 @@ pub struct Arbiter {
     owner: Arc<Owner>,
 }
 
+/// An instance's way to the arbiter that does not keep it: its own thread may hold this, and drop it.
+pub struct Voice {
+    mailbox: Arc<Mailbox>,
+}
+
+impl fmt::Debug for Voice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Voice")
+    }
+}
+
+impl Voice {
+    /// As [`Arbiter::message_taken`]; nothing is heard by an arbiter that is gone.
+    pub fn message_taken(&self, incarnation: u64, message: FromInstance, taken: Reply<()>) {
+        self.mailbox.push(Command::Message { incarnation, message, taken: Some(taken) });
+    }
+    /// As [`Arbiter::disconnected`].
+    pub fn disconnected(&self, incarnation: u64) {
+        self.mailbox.push(Command::Disconnected { incarnation });
+    }
+}
+
 impl fmt::Debug for Arbiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Arbiter")
@@ -124,6 +146,10 @@ impl Arbiter {
     /// next message of the same instance keeps a flood of one from taking the others' room.
     pub fn message_taken(&self, incarnation: u64, message: FromInstance, taken: Reply<()>) {
         self.send(Command::Message { incarnation, message, taken: Some(taken) });
+    }
+    /// For who speaks from the arbiter's own thread.
+    pub fn voice(&self) -> Voice {
+        Voice { mailbox: Arc::clone(&self.owner.mailbox) }
     }
     /// The stream is gone: the instance keeps row and role until its death is proved or it comes back.
     pub fn disconnected(&self, incarnation: u64) {

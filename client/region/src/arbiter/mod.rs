@@ -39,7 +39,7 @@ mod verifying;
 mod words;
 
 pub use assign::{Assignment, Replica, assign};
-pub use handle::{Arbiter, FaultReport, VerifyProgress, VerifyReport};
+pub use handle::{Arbiter, FaultReport, VerifyProgress, VerifyReport, Voice};
 pub use message::{
     FromInstance, Hello, Hook, HookSet, Need, Observer, Outbox, Refusal, Reply, RollbackRequest, SwitchOptions,
     SwitchRequest, Target, ToInstance, Watcher, Welcome,
