@@ -26,6 +26,9 @@ struct Mutant {
     package: String,
     /// A test's name, or a part of it.
     test: String,
+    /// It is a model of loom's.
+    #[serde(default)]
+    loom: bool,
 }
 
 fn root() -> &'static Path {
@@ -84,7 +87,16 @@ fn cargo(copy: &Path, mutant: &Mutant, more: &[&str]) -> bool {
     let mut command = Command::new(env!("CARGO"));
     command.args(["test", "--quiet", "--locked", "-p", &mutant.package, &mutant.test]).args(more);
     // The tests of the copy are to fail, not to run mutants of their own.
-    let command = command.current_dir(copy).env("CARGO_TARGET_DIR", target).env_remove("HEIRLOOM_MUTANTS");
+    command.current_dir(copy).env_remove("HEIRLOOM_MUTANTS");
+    if mutant.loom {
+        // In a directory of its own: other flags build everything anew.
+        command
+            .args(["--release", "--lib"])
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_TARGET_DIR", target.join("loom"));
+    } else {
+        command.env("CARGO_TARGET_DIR", target);
+    }
     let output = command.output().expect("cargo");
     if more.is_empty() || !output.status.success() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,8 @@ pub mod history;
 pub mod inspect;
 pub mod instances;
 pub mod layout;
+#[cfg(all(loom, test))]
+mod loom_tests;
 pub mod mapping;
 pub mod name;
 pub mod objects;

@@ -118,7 +118,7 @@ impl PageCopy {
 }
 
 /// By the processor's own copy: a loop over atomic words, which no compiler joins, takes twice as long.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(all(loom, test), miri))))]
 fn copy(page: &[AtomicU64], to: &mut [u8; PAGE as usize]) {
     assert_eq!(page.len() * 8, to.len(), "a page");
     // SAFETY: both are as long as the count says, readable and writable, and do not overlap, as one is borrowed mutably. To
@@ -135,7 +135,7 @@ fn copy(page: &[AtomicU64], to: &mut [u8; PAGE as usize]) {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(not(all(target_arch = "x86_64", not(any(all(loom, test), miri)))))]
 fn copy(page: &[AtomicU64], to: &mut [u8; PAGE as usize]) {
     for (bytes, word) in to.as_chunks_mut::<8>().0.iter_mut().zip(page) {
         *bytes = word.load(Ordering::Relaxed).to_le_bytes();

@@ -139,7 +139,7 @@ impl Keeper {
 }
 
 /// Raises the page epoch by one and returns it.
-pub(super) fn raise_epoch(page: GatePage<'_>) -> Result<u64, Error> {
+pub(crate) fn raise_epoch(page: GatePage<'_>) -> Result<u64, Error> {
     let epoch = page.epoch().load(Ordering::Relaxed) + 1;
     if epoch > u64::from(u32::MAX) {
         return Err(Full::Table { table: "page epochs", limit: u64::from(u32::MAX) }.into());

@@ -88,7 +88,7 @@ impl Look {
     }
 }
 
-fn page_state(
+pub(crate) fn page_state(
     mapping: &Mapping,
     tables: Tables<'_>,
     last_round: u64,

@@ -24,7 +24,7 @@ const SLOT_WORDS: usize = (SLOT / 8) as usize;
 const ACTIVE: usize = 0;
 const CLAIM: usize = 1;
 /// Looks at one busy slot before the waiter gives its processor away: the writer may need it to leave.
-const SPINS: u32 = 128;
+const SPINS: u32 = if cfg!(all(loom, test)) { 2 } else { 128 };
 
 /// What a writer announces.
 pub(crate) const fn announcement(generation: u64, epoch: u32) -> u64 {

@@ -43,6 +43,22 @@ pub(super) struct Fast {
 }
 
 impl Fast {
+    const fn new() -> Self {
+        Self {
+            direct: Cell::new(0),
+            gate: Cell::new(ptr::null()),
+            learnt: Cell::new(0),
+            announced: Cell::new(0),
+            process: Cell::new(0),
+            slot: Cell::new(ptr::null()),
+            epoch: Cell::new(1),
+            marked_page: Cell::new(0),
+            marked_epoch: Cell::new(0),
+            in_shared: Cell::new(false),
+            ended: Cell::new(false),
+        }
+    }
+
     /// Remembers the last mark made for `process`; others' pages have the same numbers.
     #[inline(always)]
     pub(super) fn remember_mark(&self, process: u64, page: u64, epoch: u32) {
@@ -77,22 +93,8 @@ struct Slot {
 /// The thread's slots, one for each region that it has written to.
 struct Held(RefCell<Vec<Slot>>);
 
-thread_local! {
-    static FAST: Fast = const {
-        Fast {
-            direct: Cell::new(0),
-            gate: Cell::new(ptr::null()),
-            learnt: Cell::new(0),
-            announced: Cell::new(0),
-            process: Cell::new(0),
-            slot: Cell::new(ptr::null()),
-            epoch: Cell::new(1),
-            marked_page: Cell::new(0),
-            marked_epoch: Cell::new(0),
-            in_shared: Cell::new(false),
-            ended: Cell::new(false),
-        }
-    };
+crate::sync::thread_local! {
+    static FAST: Fast = const { Fast::new() };
     static HELD: Held = const { Held(RefCell::new(Vec::new())) };
 }
 
@@ -100,7 +102,11 @@ thread_local! {
 #[inline(always)]
 pub(super) fn fast<'a>() -> &'a Fast {
     // A closure that does the work itself is not inlined, and costs ten times what the work does.
+    #[cfg(not(all(loom, test)))]
     let fast = FAST.with(ptr::from_ref);
+    // loom ends all of a thread's values before it drops them.
+    #[cfg(all(loom, test))]
+    let fast = FAST.try_with(ptr::from_ref).unwrap_or_else(|_| Box::leak(Box::new(Fast::new())));
     // SAFETY: the thread-local has no destructor and lives until the thread's end; `Fast` is neither Send nor Sync, so the
     // reference stays in its thread.
     unsafe { &*fast }

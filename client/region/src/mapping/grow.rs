@@ -90,6 +90,13 @@ impl Mapping {
         if self.is_extent_ready(extent) { Ok(false) } else { Err(self.full(needed_bytes)) }
     }
 
+    /// One try to grow by the extent at `offset`, for models, in which nobody may try for ever.
+    #[cfg(all(loom, test))]
+    pub(crate) fn grow_once(&self, offset: u64) -> bool {
+        let (extents, extent) = (self.extents(), offset / EXTENT);
+        extents.grant(extent, self.limit_bytes() / EXTENT) == Grant::Taken && extents.make_ready(extent)
+    }
+
     fn full(&self, needed_bytes: u64) -> Error {
         let free_bytes = self.limit_bytes().saturating_sub(self.used_bytes());
         Full::Region { needed_bytes, free_bytes, limit_bytes: self.limit_bytes() }.into()

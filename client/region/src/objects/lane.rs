@@ -38,7 +38,7 @@ const RETRY_EVERY: u32 = 256;
 /// A lane that this process leases.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    row: u32,
+    pub(crate) row: u32,
     /// How many of its words are ready.
     ready: u64,
 }
@@ -54,7 +54,7 @@ struct Fast {
 
 const NO_LANE: Fast = Fast { process: 0, ready: 0, base: std::ptr::null() };
 
-thread_local! {
+crate::sync::thread_local! {
     static FAST: Cell<Fast> = const { Cell::new(NO_LANE) };
     static HELD: RefCell<Held> = const { RefCell::new(Held(Vec::new())) };
 }
@@ -73,7 +73,7 @@ struct HeldLane {
 impl Drop for Held {
     fn drop(&mut self) {
         // Destructors that run after this one count in the overflow lane: the lane may have its next thread already.
-        FAST.set(NO_LANE);
+        let _ = FAST.try_with(|fast| fast.set(NO_LANE));
         for held in &mut self.0 {
             if let (Some(lane), Some(local)) = (held.lane.take(), held.local.upgrade()) {
                 local.return_lane(lane);
@@ -114,7 +114,7 @@ impl LaneWords {
     /// Updates this thread's words by `plain`, or the overflow lane's by `atomic`.
     #[inline]
     pub(crate) fn update(&self, plain: impl FnOnce(&[AtomicU64]), atomic: impl FnOnce(&[AtomicU64])) {
-        let fast = FAST.get();
+        let fast = FAST.with(Cell::get);
         if fast.process == self.process_id && u64::from(self.first) + u64::from(self.n) <= fast.ready {
             // SAFETY: `base` is the start of this thread's lane in the mapping of the process with this never-reused id,
             // which `self` keeps alive; `ready` words of it are allocated; the words are atomics.
@@ -232,12 +232,13 @@ fn own_lane_in(held: &mut Vec<HeldLane>, process: &Arc<Process>, words: u64) -> 
         mapping.ensure(base, ready)?;
         lane.ready = ready / 8;
     }
-    FAST.set(Fast { process: process.id(), ready: lane.ready, base: mapping.words(base, lane.ready)?.as_ptr() });
+    let fast = Fast { process: process.id(), ready: lane.ready, base: mapping.words(base, lane.ready)?.as_ptr() };
+    FAST.with(|own| own.set(fast));
     Ok(Some(lane.row))
 }
 
 /// Leases a free lane.
-fn lease(mapping: &Mapping, incarnation: u64) -> Option<Lane> {
+pub(crate) fn lease(mapping: &Mapping, incarnation: u64) -> Option<Lane> {
     (0..mapping.limits().lanes_max).find_map(|row| {
         let words = row_words(mapping, row).ok()?;
         let free = words[CLAIMANT].load(Ordering::Acquire) == 0;
