@@ -59,6 +59,8 @@ pub mod control {
 
 /// Bits for each extent in the EXTENTS segment ([`crate::mapping`]): granted, ready.
 pub const EXTENT_BITS: u64 = 2;
+/// Bytes of EXTENTS before the first bit.
+pub(crate) const EXTENT_BITS_AT: u64 = 64;
 
 /// The segments that this build knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,7 +158,7 @@ impl SegmentKind {
         let (unit, extra) = match self {
             SegmentKind::Gate | SegmentKind::Superblocks => (PAGE, 0),
             SegmentKind::Control => (control::LEN, control::OBJECTS),
-            SegmentKind::Extents => (EXTENT, EXTENT_BITS),
+            SegmentKind::Extents => (EXTENT, EXTENT_BITS | EXTENT_BITS_AT << 8),
             SegmentKind::Instances => (INSTANCE_ROW, 0),
             SegmentKind::Slots => (SLOT, 0),
             SegmentKind::LaneTable => (LANE_ROW, 0),

@@ -22,6 +22,7 @@
 //! opens the region while nobody is attached ([`Extents::forget_unused`]). Killed between bound and bit, it leaves a bound that is
 //! too high by one until then, and counting begins an extent earlier.
 
+use crate::layout::EXTENT_BITS_AT;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Extents whose bits share a word.
@@ -30,7 +31,7 @@ const IN_WORD: u64 = 32;
 const GRANTED: u64 = 0x5555_5555_5555_5555;
 
 /// Words before the bits: the bound, on a cache line of its own.
-const BITS: usize = 8;
+const BITS: usize = (EXTENT_BITS_AT / 8) as usize;
 
 /// Bytes that the bound and the bits of so many extents take.
 pub(crate) const fn len_bytes(extents: u64) -> u64 {
