@@ -23,7 +23,7 @@ const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 #[test]
 fn fifty_killed_owners_cost_no_acknowledged_sample() {
-    let host = Host::configured("[region]\nlimit = \"64MiB\"\nquarantine_deaths = 1000\n");
+    let host = Host::configured("[region]\nlimit = \"64MiB\"\nquarantine_deaths = 0\n");
     let mut random = Random::announced("series_kills");
     let mut pair = Pair::start(&host);
     let over = AtomicBool::new(false);
