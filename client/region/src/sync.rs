@@ -2,7 +2,7 @@
 //!
 //! Everything shared between processes is a word of one of these types, reached through a raw pointer into the mapping. Built
 //! with `--cfg loom`, in tests, the types keep their size and layout, but what is done with a word while a model runs is done with loom's
-//! word for that address ([`modelled`]): the code that is checked is the code that runs, mapping, offsets and all.
+//! word for that address (`modelled`): the code that is checked is the code that runs, mapping, offsets and all.
 
 #[cfg(not(all(loom, test)))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
